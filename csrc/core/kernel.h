@@ -1,0 +1,92 @@
+// How a CPU kernel is written and how it registers itself.
+//
+// A kernel file defines two functions in an anonymous namespace inside sbhal::SBHAL_ISA:
+//
+//   int64_t plan(const Tensor& x, ..., double scale);                         // inputs, then attributes
+//   void launch(const Tensor& x, ..., double scale, const Tensor& y, const Launch& launch);   // + outputs
+//
+// and ends with SBHAL_CPU_KERNEL(name, version, plan, launch). The file is compiled once per instruction set.
+// Everything below is a template with internal linkage: no symbol is shared between those copies.
+#pragma once
+#include "check.h"
+
+#ifndef SBHAL_ISA
+#error "kernel files are compiled with SBHAL_ISA and SBHAL_ISA_LEVEL set by backends/cpu/backend.cmake"
+#endif
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+template <class T> struct Argument;
+template <> struct Argument<const Tensor&> {
+  static constexpr char code = 'T';
+  static const Tensor& get(const Value& v) { return v.tensor; }
+};
+template <> struct Argument<double> {
+  static constexpr char code = 'd';
+  static double get(const Value& v) { return v.number; }
+};
+template <> struct Argument<int64_t> {
+  static constexpr char code = 'i';
+  static int64_t get(const Value& v) { return v.integer; }
+};
+template <> struct Argument<bool> {
+  static constexpr char code = 'b';
+  static bool get(const Value& v) { return v.integer != 0; }
+};
+template <> struct Argument<const char*> {
+  static constexpr char code = 's';
+  static const char* get(const Value& v) { return v.text; }
+};
+template <> struct Argument<const Launch&> {
+  static constexpr char code = 'L';
+  static const Launch& get(const Value& v) { return v.launch; }
+};
+
+template <int... I> struct Indices {};
+template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
+template <int... I> struct MakeIndices<0, I...> {
+  using type = Indices<I...>;
+};
+
+template <class F, F fn> struct Thunk;
+template <class R, class... A, R (*fn)(A...)> struct Thunk<R (*)(A...), fn> {
+  static constexpr char signature[] = {Argument<A>::code..., '\0'};
+  template <int... I> static R unpack(const Value* v, Indices<I...>) { return fn(Argument<A>::get(v[I])...); }
+  static R call(const Value* v) { return unpack(v, typename MakeIndices<sizeof...(A)>::type()); }
+};
+
+template <class... S> void expect_shape(const char* name, const Tensor& t, S... sizes) {
+  const int64_t expected[] = {static_cast<int64_t>(sizes)...};
+  check_shape(name, t, sizeof...(S), expected);
+}
+
+inline bool defined(const Tensor& t) { return t.ndim >= 0; }
+
+// Two attributes are equal strings; <cstring> stays out because its overloads are inline functions.
+inline bool equal(const char* a, const char* b) {
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal
+
+// A pointer in a named section: constant data, so loading the module runs no code of any instruction set.
+#define SBHAL_CPU_KERNEL(name, version, plan, launch)                                                        \
+  namespace sbhal {                                                                                          \
+  namespace SBHAL_ISA {                                                                                      \
+  namespace {                                                                                                \
+  const KernelEntry name##_entry = {#name,                                                                   \
+                                    version,                                                                 \
+                                    SBHAL_ISA_LEVEL,                                                         \
+                                    Thunk<decltype(&plan), plan>::signature,                                 \
+                                    Thunk<decltype(&plan), plan>::call,                                      \
+                                    Thunk<decltype(&launch), launch>::signature,                             \
+                                    Thunk<decltype(&launch), launch>::call};                                 \
+  __attribute__((section("sbhal_kernels"), used)) const KernelEntry* const name##_pointer = &name##_entry;   \
+  }                                                                                                          \
+  }                                                                                                          \
+  }
