@@ -1,0 +1,24 @@
+"""A hardware-abstraction layer for spiking and linear-attention models."""
+
+from . import ops
+from .backend import Backend, DeviceProperties, Kernel
+from .dispatch import stats
+from .errors import BackendUnavailable, DeviceError, UnsupportedOp
+from .selection import backends, register_backend, unregister_backend, use_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "DeviceError",
+    "DeviceProperties",
+    "Kernel",
+    "UnsupportedOp",
+    "backends",
+    "ops",
+    "register_backend",
+    "stats",
+    "unregister_backend",
+    "use_backend",
+]

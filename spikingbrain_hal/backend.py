@@ -1,0 +1,70 @@
+"""What a backend is: a name, a device type, a reason when it is not available, and two callables an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Kernel(NamedTuple):
+    """One operator of one backend. Any two callables do: pybind11 functions, a vendor library, Triton.
+
+    Attributes:
+        plan: ``plan(*inputs, *attributes) -> workspace bytes``. Runs on the host, reads metadata only, writes nothing.
+            Raises :class:`UnsupportedOp` for a legal call it doesn't serve, ValueError or TypeError for a wrong one.
+        launch: ``launch(*inputs, *attributes, *outputs, workspace, stream, num_threads) -> None``. Runs the same plan
+            first; a refused call has written nothing. ``workspace`` is a uint8 tensor or None, ``stream`` an integer
+            handle (0 on a CPU).
+        version: Version of the operator's declaration that the kernel was written against.
+    """
+
+    plan: Callable[..., int]
+    launch: Callable[..., None]
+    version: int
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """What the reports print about a device.
+
+    Attributes:
+        name: The device's own name.
+        details: Anything worth stating: instruction set, driver, memory.
+    """
+
+    name: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A set of kernels for one kind of device.
+
+    Attributes:
+        name: Lower case, the name people select it by.
+        vendor: Whose hardware it serves.
+        device_type: The torch device type of the tensors it takes.
+        probe: Returns None when it can run here, else the reason why not. Must not raise.
+        load: Returns its kernels by operator name; called once, on first use.
+        properties: Describes the device.
+        simulated: True for a backend that stands in for hardware that isn't there; never chosen by itself.
+        priority: The higher of two available backends of one device type is chosen.
+    """
+
+    name: str
+    vendor: str
+    device_type: str
+    probe: Callable[[], str | None]
+    load: Callable[[], Mapping[str, Kernel]]
+    properties: Callable[[], DeviceProperties]
+    simulated: bool = False
+    priority: int = 0
+
+
+def kernels_of(module: Any) -> dict[str, Kernel]:
+    """The kernels of a native module: every name in its ``OP_VERSION`` with ``<op>_plan`` and ``<op>``."""
+    return {
+        name: Kernel(getattr(module, f"{name}_plan"), getattr(module, name), version)
+        for name, version in module.OP_VERSION.items()
+    }

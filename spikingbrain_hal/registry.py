@@ -1,0 +1,147 @@
+"""Declaring operators: the torch library they live in, and the backward operator that follows from each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .spec import NAMESPACE, Input, OpSpec, Output
+
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+OPERATORS: dict[str, OpSpec] = {}
+
+
+def operator(
+    name: str,
+    *,
+    reference: Callable[..., Any],
+    inputs: Mapping[str, Input],
+    outputs: Mapping[str, Output],
+    differentiable: tuple[str, ...] = (),
+    saved: tuple[str, ...] = (),
+    backward_version: int = 1,
+    **declaration: Any,
+) -> OpSpec:
+    """Declares an operator and registers it as ``torch.ops.sbhal.<name>``.
+
+    Args:
+        name: Snake case; a trailing underscore where an input is written in place.
+        reference: The operator in plain PyTorch; its parameters are the inputs, then the attributes, annotated
+            ``Tensor``, ``Tensor | None``, ``float``, ``int``, ``bool`` or ``str``. Attribute defaults are what cases
+            use. It serves every device and dtype, and is the oracle when given float64.
+        inputs, outputs: The tensors, in the reference's order.
+        differentiable: Inputs that get a gradient. Declares ``<name>_backward`` too, whose reference is autograd of
+            this one; it takes the inputs, the outputs named in ``saved``, and one gradient for each float output.
+        saved: Outputs that the backward is given.
+        declaration: The remaining fields of :class:`OpSpec`.
+    """
+    parameters = inspect.signature(reference, eval_str=True).parameters
+    attributes = {n: _named(p) for n, p in parameters.items() if n in list(parameters)[len(inputs) :]}
+    spec = OpSpec(
+        name=name,
+        reference=reference,
+        inputs=inputs,
+        outputs=outputs,
+        optional=frozenset(n for n in inputs if parameters[n].annotation != Tensor),
+        attributes={n: p for n, p in attributes.items() if p.kind is not p.KEYWORD_ONLY},
+        differentiable=differentiable,
+        saved=saved,
+        doc=inspect.getdoc(reference) or "",
+        **declaration,
+    )
+    _register(spec)
+    if differentiable:
+        backward = _derive_backward(spec, backward_version)
+        object.__setattr__(spec, "backward", backward)
+        _register(backward)
+    return spec
+
+
+def _named(parameter: inspect.Parameter) -> inspect.Parameter:
+    return parameter.replace(annotation=getattr(parameter.annotation, "__name__", "str"))
+
+
+def _register(spec: OpSpec) -> None:
+    from . import dispatch
+
+    OPERATORS[spec.name] = spec
+    LIBRARY.define(spec.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    dispatch.register(spec)
+
+
+def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
+    def as_input(output: Output) -> Input:
+        return Input(spec.inputs[output.like].axes if output.like else output.axes, output.dtype)
+
+    saved = {n: as_input(spec.outputs[n]) for n in spec.saved}
+    given = {f"grad_{n}": as_input(o) for n, o in spec.outputs.items() if _is_float(o)}
+    return OpSpec(
+        name=f"{spec.name}_backward",
+        reference=_autograd_reference(spec),
+        inputs={**spec.inputs, **saved, **given},
+        outputs={
+            f"grad_{n}": Output(dtype=n, like=n, when=n if n in spec.optional else None)
+            for n in spec.differentiable
+        },
+        optional=spec.optional | set(given),
+        attributes=spec.attributes,
+        derived=spec.derived,
+        rules=spec.rules,
+        cases=spec.cases,
+        bench=spec.bench,
+        version=version,
+        source=spec.source,
+        doc=f"Gradients of {spec.name}; an absent gradient counts as zero.",
+        forward=spec,
+    )
+
+
+def _is_float(output: Output) -> bool:
+    return output.dtype not in ("int8", "int16", "int32", "int64")
+
+
+def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
+    """Gradients by autograd of the forward reference, which gets the saved outputs it names as keywords."""
+    count = len(spec.inputs)
+    accepts = inspect.signature(spec.reference).parameters
+    given = [n for n, o in spec.outputs.items() if _is_float(o)]
+
+    def reference(*args: Any) -> Any:
+        inputs = list(args[:count])
+        saved = dict(zip(spec.saved, args[count:], strict=False))
+        gradients = args[count + len(saved) : count + len(saved) + len(given)]
+        attributes = args[count + len(saved) + len(given) :]
+        names = list(spec.inputs)
+        leaves = []
+        with torch.enable_grad():
+            for n in spec.differentiable:
+                at = names.index(n)
+                if inputs[at] is not None:
+                    inputs[at] = inputs[at].detach().requires_grad_()
+                    leaves.append(inputs[at])
+            known = {n: t for n, t in saved.items() if n in accepts}
+            outputs = spec.reference(*inputs, *attributes, **known)
+            outputs = dict(zip(spec.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+            pairs = [
+                (outputs[n], g)
+                for n, g in zip(given, gradients, strict=True)
+                if g is not None and outputs[n].requires_grad
+            ]
+            found = torch.autograd.grad(
+                [o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
+            ) if pairs else [None] * len(leaves)
+        remaining = iter(zip(leaves, found, strict=True))
+        results = []
+        for n in spec.differentiable:
+            if args[names.index(n)] is None:
+                results.append(args[0].new_empty(0, dtype=torch.float32))
+                continue
+            leaf, gradient = next(remaining)
+            results.append(torch.zeros_like(leaf) if gradient is None else gradient.to(leaf.dtype).contiguous())
+        return results[0].detach() if len(results) == 1 else tuple(r.detach() for r in results)
+
+    return reference

@@ -1,0 +1,41 @@
+"""Rules between the arguments of an operator: each takes all arguments and axis sizes and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .spec import Rule
+
+
+def multiple(large: str, small: str) -> Rule:
+    """A rule: axis ``large`` is a multiple of axis ``small``."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        if a[small] > 0 and a[large] % a[small] == 0:
+            return None
+        return f"{large} is {a[large]}, expected a multiple of {small}, which is {a[small]}"
+
+    return rule
+
+
+def one_of(attribute: str, *accepted: str) -> Rule:
+    """A rule: a string attribute is one of these."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        if a[attribute] in accepted:
+            return None
+        return f"{attribute} is {a[attribute]!r}, expected one of {', '.join(map(repr, accepted))}"
+
+    return rule
+
+
+def in_range(attribute: str, low: float, high: float = float("inf"), text: str = "") -> Rule:
+    """A rule: a number lies in [low, high]; NaN does not."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        if low <= a[attribute] <= high:
+            return None
+        return f"{attribute} is {a[attribute]}, expected {text or f'a value in [{low}, {high}]'}"
+
+    return rule

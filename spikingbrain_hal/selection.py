@@ -1,0 +1,221 @@
+"""Which backend serves a device type: discovery, choice, and what each was chosen or refused for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+import torch
+
+from .backend import Backend, Kernel
+from .errors import BackendUnavailable
+from .registry import OPERATORS
+
+GROUP = "spikingbrain_hal.backends"
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An installed backend, or the reason its package does not load."""
+
+    name: str
+    backend: Backend | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Active:
+    """The backend that owns a device type now.
+
+    Attributes:
+        backend: None for the reference.
+        kernels: By operator name; only those whose version matches the declaration.
+        refused: Operator name to the reason its kernel is not used.
+        strict: An unsupported call raises instead of running the reference.
+        reason: Why this backend was chosen.
+    """
+
+    backend: Backend | None
+    kernels: Mapping[str, Kernel]
+    refused: Mapping[str, str]
+    strict: bool
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.backend.name if self.backend else REFERENCE
+
+
+_lock = threading.RLock()
+_found: dict[str, Found] = {}
+_loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
+_active: dict[str, Active] = {}
+_pinned = threading.local()
+
+
+def backends() -> dict[str, Found]:
+    """Every installed backend by name. Reads entry points; loads no native code."""
+    with _lock:
+        if not _found:
+            for entry in entry_points(group=GROUP):
+                try:
+                    backend, problem = entry.load(), None
+                except Exception as error:  # a broken plug-in must not take the others with it
+                    backend, problem = None, f"{type(error).__name__}: {error}"
+                _found[entry.name] = Found(entry.name, backend, problem)
+        return dict(_found)
+
+
+def register_backend(backend: Backend) -> None:
+    """Adds a backend that has no entry point: a Python-callable one, or one under development.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    with _lock:
+        if backend.name in backends() or backend.name == REFERENCE:
+            raise ValueError(f"there is already a backend named {backend.name!r}")
+        _found[backend.name] = Found(backend.name, backend, None)
+
+
+def unregister_backend(name: str) -> None:
+    """Takes back :func:`register_backend`."""
+    with _lock:
+        _found.pop(name, None)
+        _loaded.pop(name, None)
+        for device_type in [d for d, a in _active.items() if a.name == name]:
+            del _active[device_type]
+
+
+def _usable(name: str) -> Backend:
+    found = backends().get(name)
+    if found is None:
+        known = ", ".join(sorted(backends())) or "none"
+        raise BackendUnavailable(
+            f"there is no backend {name!r}; installed: {known}. Others are built with "
+            f'pip install . -C sbhal.backends="{name}"'
+        )
+    problem = found.problem or (found.backend.probe() if found.backend else "")
+    if problem or found.backend is None:
+        raise BackendUnavailable(f"backend {name!r} is not available: {problem}")
+    return found.backend
+
+
+def load(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
+    """The backend's kernels that match the declarations, and why the others do not serve."""
+    with _lock:
+        if backend.name not in _loaded:
+            kernels, refused = {}, {}
+            offered = backend.load()
+            for name, kernel in offered.items():
+                spec = OPERATORS.get(name)
+                if spec is None:
+                    refused[name] = "this version declares no such operator"
+                elif kernel.version != spec.version:
+                    refused[name] = (
+                        f"the kernel was built for version {kernel.version} of the operator, "
+                        f"this is version {spec.version}; reinstall the backend"
+                    )
+                else:
+                    kernels[name] = kernel
+            for name in OPERATORS.keys() - offered.keys():
+                refused[name] = "the backend has no kernel for it"
+            _loaded[backend.name] = kernels, refused
+        return _loaded[backend.name]
+
+
+def _activate(name: str, strict: bool, reason: str, device_type: str | None = None) -> Active:
+    if name == REFERENCE:
+        return Active(None, {}, {}, strict=False, reason=reason)
+    backend = _usable(name)
+    if device_type and backend.device_type != device_type:
+        raise BackendUnavailable(f"backend {name!r} serves {backend.device_type}, not {device_type}")
+    kernels, refused = load(backend)
+    return Active(backend, kernels, refused, strict, reason)
+
+
+def _choose(device_type: str) -> Active:
+    forced = os.environ.get("SBHAL_BACKEND", "")
+    if forced:
+        if forced == REFERENCE:
+            return _activate(REFERENCE, strict=False, reason="SBHAL_BACKEND=reference")
+        backend = _usable(forced)
+        if backend.device_type == device_type:
+            return _activate(forced, strict=True, reason=f"SBHAL_BACKEND={forced}")
+    candidates = [f.backend for f in backends().values() if f.backend]
+    candidates = [
+        b for b in candidates if b.device_type == device_type and not b.simulated and b.probe() is None
+    ]
+    if not candidates:
+        return _activate(REFERENCE, strict=False, reason=f"no backend serves {device_type} here")
+    best = max(candidates, key=lambda b: b.priority)
+    rivals = [b.name for b in candidates if b.priority == best.priority and b is not best]
+    if rivals:
+        raise BackendUnavailable(
+            f"backends {best.name} and {', '.join(rivals)} both serve {device_type}; "
+            "choose one with SBHAL_BACKEND or use_backend()"
+        )
+    return _activate(best.name, strict=False, reason=f"the available backend for {device_type}")
+
+
+def current(device_type: str) -> Active:
+    """The backend that serves tensors of this device type on this thread, chosen on first use."""
+    pinned: Active | None = getattr(_pinned, "active", None)
+    if pinned is not None:
+        return pinned
+    active = _active.get(device_type)
+    if active is None:
+        with _lock:
+            active = _active.setdefault(device_type, _choose(device_type))
+    return active
+
+
+@contextlib.contextmanager
+def pinned(active: Active) -> Iterator[None]:
+    """Runs a backward on the backend of its forward, on this thread only, whatever is selected by then."""
+    before = getattr(_pinned, "active", None)
+    _pinned.active = active
+    try:
+        yield
+    finally:
+        _pinned.active = before
+
+
+class use_backend:  # noqa: N801 - reads as a statement: with use_backend("sim"):
+    """Selects a backend for its device type, process-wide, strictly: an unsupported call raises UnsupportedOp.
+
+    As a call it holds from then on; as a context manager it is undone at the end. ``"reference"`` selects the plain
+    PyTorch references of the given device type.
+
+    Args:
+        name: A backend's name, or ``"reference"``.
+        device_type: Only needed for the reference; ``"cpu"`` if absent.
+
+    Raises:
+        BackendUnavailable: It is not installed, or finds no device; the message gives the reason.
+        RuntimeError: Called inside a compiled region, where it would silently run the backend compiled in.
+    """
+
+    def __init__(self, name: str, device_type: str | None = None) -> None:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("use_backend() cannot be called inside a compiled region")
+        with _lock:
+            active = _activate(name, strict=True, reason=f"use_backend({name!r})", device_type=device_type)
+            self._device_type = active.backend.device_type if active.backend else device_type or "cpu"
+            self._before = _active.get(self._device_type)
+            _active[self._device_type] = active
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            if self._before is None:
+                _active.pop(self._device_type, None)
+            else:
+                _active[self._device_type] = self._before

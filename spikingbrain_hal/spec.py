@@ -1,0 +1,262 @@
+"""The declaration of an operator: everything about it that is not a kernel derives from one of these.
+
+``operator(...)`` in ``spikingbrain_hal/ops/<op>.py`` takes a reference in plain PyTorch, axis names for every tensor
+and a few sizes to try. From that come the torch schema, the fake kernel, the output allocation, the argument errors,
+the backward operator, the conformance and benchmark cases and the row in ``docs/ops.md``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "sbhal"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "float": FLOATS,
+    "index": (torch.int32, torch.int64),
+    "float32": (torch.float32,),
+    "int16": (torch.int16,),
+    "int8": (torch.int8,),
+}
+_SCHEMA_TYPES = {"float": "float", "int": "int", "bool": "bool", "str": "str"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor argument.
+
+    Args:
+        axes: Names of the axes in memory order, ``"B T H K"``; ``...`` stands for any number of axes and binds them
+            as a group; alternatives are separated by ``|``; a number is an axis of exactly that size.
+        dtype: A key of ``DTYPES``, the name of another input to share its dtype with, or several joined by ``|``.
+        fill: How cases fill it: ``normal``, ``log_decay``, ``offsets``, ``lengths``, ``unit`` or ``counts``.
+        doc: What it is, for the generated page.
+    """
+
+    axes: str
+    dtype: str = "float"
+    fill: str = "normal"
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result tensor.
+
+    Args:
+        axes: As for an input; an axis may also be the name of an integer attribute.
+        dtype: The name of an input, ``acc`` (float64 for float64 inputs, else float32), or a torch dtype's name.
+        when: The attribute or optional input whose truth or presence makes it present; else it has zero size.
+        like: An input whose shape it takes, instead of axes.
+    """
+
+    axes: str = ""
+    dtype: str = "acc"
+    when: str | None = None
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes and attributes to run an operator at.
+
+    Args:
+        sizes: Axis name to size; ``...`` maps to a tuple.
+        attrs: Attribute values that differ from the declared defaults.
+        given: Optional inputs that are present.
+        ragged: Lengths of the packed sequences that fill ``offsets`` inputs.
+    """
+
+    sizes: Mapping[str, Any]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    given: tuple[str, ...] = ()
+    ragged: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """A short name, unique among an operator's cases."""
+        parts = [f"{axis}{size}" for axis, size in self.sizes.items()]
+        parts += [f"{name}={value}" for name, value in self.attrs.items()]
+        parts += list(self.given) + ([f"ragged{self.ragged}"] if self.ragged else [])
+        return "-".join(parts).replace(" ", "")
+
+
+Rule = Callable[[Mapping[str, Any]], str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class OpSpec:
+    """One declared operator. Build it with :func:`operator`."""
+
+    name: str
+    reference: Callable[..., Any]
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, Output]
+    optional: frozenset[str]
+    attributes: Mapping[str, inspect.Parameter]
+    derived: Mapping[str, Callable[..., int]] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    differentiable: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    mutates: tuple[str, ...] = ()
+    autocast: tuple[str, ...] = ()
+    cases: tuple[Case, ...] = ()
+    bench: tuple[Case, ...] = ()
+    flops: Callable[[Mapping[str, Any]], float] | None = None
+    version: int = 1
+    source: str = ""
+    doc: str = ""
+    forward: OpSpec | None = None
+    backward: OpSpec | None = None
+
+    @cached_property
+    def allocate(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Takes the arguments of a call and returns its outputs, uninitialised."""
+        from .allocate import compile_allocate
+
+        return compile_allocate(self)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of all arguments in call order: tensors, then attributes."""
+        return (*self.inputs, *self.attributes)
+
+    @property
+    def schema(self) -> str:
+        """The torch schema, ``name(Tensor q, ...) -> (Tensor, ...)``."""
+        parts = []
+        for i, name in enumerate(self.inputs):
+            alias = f"(a{i}!)" if name in self.mutates else ""
+            parts.append(f"Tensor{alias}{'?' if name in self.optional else ''} {name}")
+        for name, parameter in self.attributes.items():
+            parts.append(f"{_SCHEMA_TYPES[parameter.annotation]} {name}")
+        results = ", ".join("Tensor" for _ in self.outputs)
+        return f"{self.name}({', '.join(parts)}) -> " + (
+            f"({results})" if len(self.outputs) != 1 else results
+        )
+
+    def bind(self, args: Sequence[Any]) -> dict[str, Any]:
+        """Names the positional arguments."""
+        return dict(zip(self.arguments, args, strict=True))
+
+    def check(self, args: Sequence[Any]) -> dict[str, Any]:
+        """Raises the declared argument errors; returns the sizes of all axes.
+
+        Raises:
+            ValueError: A shape, a device or an attribute is not accepted.
+            TypeError: A tensor is missing or has a dtype that is not accepted.
+        """
+        a = self.bind(args)
+        sizes: dict[str, Any] = {}
+        origin: dict[str, str] = {}
+        self._check_dtypes(a)
+        for axis, derive in self.derived.items():
+            if self._present(derive, a):
+                sizes[axis] = derive(**{p: a[p] for p in inspect.signature(derive).parameters})
+                origin[axis] = " and ".join(inspect.signature(derive).parameters)
+        for name, spec in self.inputs.items():
+            if a[name] is not None:
+                self._bind_axes(name, spec, a[name], sizes, origin)
+        for rule in self.rules:
+            problem = rule({**a, **sizes})
+            if problem:
+                raise ValueError(f"{self.name}: {problem}")
+        return sizes
+
+    def _present(self, derive: Callable[..., int], a: Mapping[str, Any]) -> bool:
+        names = inspect.signature(derive).parameters
+        return all(a[n] is not None or n in self.optional for n in names if n in self.inputs)
+
+    def _check_dtypes(self, a: Mapping[str, Any]) -> None:
+        device = None
+        for name, spec in self.inputs.items():
+            t = a[name]
+            if t is None:
+                if name not in self.optional:
+                    raise TypeError(f"{self.name}: {name} is None, expected a tensor [{spec.axes}]")
+                continue
+            if not isinstance(t, Tensor):
+                raise TypeError(
+                    f"{self.name}: {name} is {type(t).__name__}, expected a tensor [{spec.axes}]"
+                )
+            accepted = self.accepted_dtypes(name, a)
+            if t.dtype not in accepted:
+                wanted = " or ".join(str(d).removeprefix("torch.") for d in accepted)
+                given = str(t.dtype).removeprefix("torch.")
+                raise TypeError(f"{self.name}: {name} is {given}, expected {wanted}")
+            if device is None:
+                device, first = t.device, name
+            elif t.device != device:
+                raise ValueError(
+                    f"{self.name}: {name} is on {t.device}, expected {device}, where {first} is"
+                )
+
+    def accepted_dtypes(self, name: str, a: Mapping[str, Any]) -> tuple[torch.dtype, ...]:
+        """The dtypes input ``name`` may have beside the other arguments ``a``."""
+        accepted: list[torch.dtype] = []
+        for option in self.inputs[name].dtype.split("|"):
+            if option in self.inputs:
+                accepted += [a[option].dtype] if a[option] is not None else list(FLOATS)
+            elif option == "acc":
+                accepted.append(acc_dtype(self, a))
+            else:
+                accepted += DTYPES[option]
+        return tuple(dict.fromkeys(accepted))
+
+    def _bind_axes(
+        self, name: str, spec: Input, t: Tensor, sizes: dict[str, Any], origin: dict[str, str]
+    ) -> None:
+        options = [option.split() for option in spec.axes.split("|")]
+        fitting = [o for o in options if len(o) == t.dim() or ("..." in o and len(o) - 1 <= t.dim())]
+        if not fitting:
+            raise ValueError(
+                f"{self.name}: {name} has shape {list(t.shape)}, expected [{spec.axes.replace(' ', ', ')}]"
+            )
+        for axis, size in pair_axes(fitting[0], tuple(t.shape)):
+            expected = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
+            origin.setdefault(axis, name)
+            if expected != size:
+                why = "" if axis.isdigit() else f", as in {origin[axis]}"
+                raise ValueError(
+                    f"{self.name}: axis {axis} of {name} is {size}, expected {expected}{why}"
+                    f" ({name} has shape {list(t.shape)}, expected [{spec.axes.replace(' ', ', ')}])"
+                )
+
+    def fake(self, *args: Any) -> Any:
+        """The fake kernel: checks the arguments and allocates the outputs."""
+        self.check(args)
+        return self.unwrap(self.allocate(*args))
+
+    def unwrap(self, outputs: tuple[Tensor, ...]) -> Any:
+        """A single output is returned bare, as the schema says."""
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run_reference(self, *args: Any) -> Any:
+        """Checks the arguments and runs the reference."""
+        self.check(args)
+        return self.reference(*args)
+
+
+def pair_axes(names: Sequence[str], shape: tuple[int, ...]) -> list[tuple[str, Any]]:
+    """Pairs axis names with sizes; ``...`` takes a tuple of what the others leave."""
+    if "..." not in names:
+        return list(zip(names, shape, strict=True))
+    at = names.index("...")
+    after = len(names) - at - 1
+    middle = shape[at : len(shape) - after]
+    head = list(zip(names[:at], shape[:at], strict=True))
+    tail = list(zip(names[at + 1 :], shape[len(shape) - after :], strict=True))
+    return [*head, ("...", middle), *tail]
+
+
+def acc_dtype(spec: OpSpec, a: Mapping[str, Any]) -> torch.dtype:
+    """The dtype of sums and carried state: float64 for float64 inputs, else float32."""
+    first = next(a[n] for n in spec.inputs if a[n] is not None)
+    return torch.float64 if first.dtype == torch.float64 else torch.float32
