@@ -200,8 +200,28 @@ def _has_tangent(tensor: Tensor) -> bool:
 def _autograd_function(spec: OpSpec) -> type[torch.autograd.Function]:
     function = _functions.get(spec.name)
     if function is None:
-        function = _functions[spec.name] = _make_function(spec)
+        make = _make_straight_through if spec.straight_through else _make_function
+        function = _functions[spec.name] = make(spec)
     return function
+
+
+def _make_straight_through(spec: OpSpec) -> type[torch.autograd.Function]:
+    raw, extra = _raw(spec), len(spec.arguments) - 1
+
+    class StraightThrough(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return raw(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return gradients[0], *[None] * extra
+
+    return StraightThrough
 
 
 def _switch(spec: OpSpec, output: int) -> int | None:

@@ -37,6 +37,7 @@ def operator(
         differentiable: Inputs that get a gradient. Declares ``<name>_backward`` too, whose reference is autograd of
             this one; it takes the inputs, the outputs named in ``saved``, and one gradient for each float output.
         saved: Outputs that the backward is given.
+        backward_version: Version of the backward operator.
         declaration: The remaining fields of :class:`OpSpec`.
     """
     parameters = inspect.signature(reference, eval_str=True).parameters
@@ -54,7 +55,7 @@ def operator(
         **declaration,
     )
     _register(spec)
-    if differentiable:
+    if differentiable and not spec.straight_through:
         backward = _derive_backward(spec, backward_version)
         object.__setattr__(spec, "backward", backward)
         _register(backward)

@@ -105,6 +105,7 @@ class OpSpec:
     rules: tuple[Rule, ...] = ()
     differentiable: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
+    straight_through: bool = False
     mutates: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
     cases: tuple[Case, ...] = ()

@@ -1,0 +1,92 @@
+"""Spike coder, second half: integer counts as trains of spikes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..coding import BIT_ORDERS, CODINGS, bounds, shifts, timesteps_needed
+from ..dispatch import call
+from ..registry import operator
+from ..rules import in_range, one_of
+from ..spec import Case, Input, Output
+
+
+def reference(
+    counts: Tensor, coding: str = "bitwise_signed", timesteps: int = 5, bit_order: str = "msb"
+) -> Tensor:
+    n = counts.long()
+    low, high = bounds(coding, timesteps)
+    outside = n[(n < low) | (n > high)]
+    if outside.numel():
+        raise ValueError(
+            f"spike_expand: counts holds {int(outside[0])}, expected values from {low} to {high} for coding "
+            f"{coding!r} with timesteps={timesteps}"
+        )
+    step = shifts(timesteps, bit_order, n.dim(), n.device)
+    if coding in ("binary", "ternary"):
+        spent = torch.arange(timesteps, device=n.device).reshape(step.shape)
+        return ((n.abs() > spent) * n.sign()).to(torch.int8)
+    magnitude = n.abs() if coding == "bitwise_signed" else n
+    bits = (magnitude >> step) & 1
+    return (bits * n.sign() if coding == "bitwise_signed" else bits).to(torch.int8)
+
+
+SPEC = operator(
+    "spike_expand",
+    reference=reference,
+    inputs={"counts": Input("...", "int16", fill="counts", doc="spike counts")},
+    outputs={"trains": Output("timesteps ...", "int8")},
+    rules=(
+        one_of("coding", *CODINGS),
+        one_of("bit_order", *BIT_ORDERS),
+        in_range("timesteps", 1, 32768, "a number of steps from 1 to 32768"),
+    ),
+    cases=(
+        Case({"...": (3, 67)}, dict(coding="bitwise_signed", timesteps=5)),
+        Case({"...": (130,)}, dict(coding="bitwise_signed", timesteps=6, bit_order="lsb")),
+        Case({"...": (2, 3, 11)}, dict(coding="twos_complement", timesteps=6)),
+        Case({"...": (5,)}, dict(coding="twos_complement", timesteps=7, bit_order="lsb")),
+        Case({"...": (40,)}, dict(coding="bitwise", timesteps=4)),
+        Case({"...": (40,)}, dict(coding="binary", timesteps=9)),
+        Case({"...": (7, 9)}, dict(coding="ternary", timesteps=8)),
+        Case({"...": ()}, dict(coding="ternary", timesteps=4)),
+        Case({"...": (0, 4)}, dict(coding="bitwise", timesteps=3)),
+    ),
+    bench=(Case({"...": (4096, 3584)}, dict(coding="bitwise_signed", timesteps=4)),),
+    source="SpikingBrain technical report, eqs. 22-23",
+)
+
+
+def spike_expand(
+    counts: Tensor, coding: str, timesteps: int | None = None, bit_order: str = "msb"
+) -> Tensor:
+    """Write integer counts as trains of spikes, exactly.
+
+    Args:
+        counts: Spike counts, [...], int16.
+        coding: ``"binary"`` (one spike of 1 per unit, counts >= 0), ``"ternary"`` (one spike of +-1 per unit),
+            ``"bitwise"`` (the bits of counts >= 0), ``"bitwise_signed"`` (the bits of the magnitude, each with the
+            sign), ``"twos_complement"`` (the low bits, the highest one weighing negative).
+        timesteps: Length S of the trains. If absent, the fewest that carry every count, at least 1; finding it waits
+            for the device, so it raises inside compiled or captured regions.
+        bit_order: For the bitwise codings, ``"msb"`` sends the highest bit first, ``"lsb"`` the lowest.
+
+    Returns:
+        The trains, [S, ...], int8, values -1, 0 and 1.
+
+    Raises:
+        ValueError: A count doesn't fit the coding or the steps, or a name is unknown. Nothing ever wraps.
+        RuntimeError: timesteps is absent inside a compiled region.
+
+    Source: SpikingBrain technical report, eqs. 22-23.
+    """
+    if timesteps is None:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("spike_expand: timesteps is absent, expected a number inside a compiled region")
+        if coding not in CODINGS:
+            raise ValueError(f"spike_expand: coding is {coding!r}, expected one of {', '.join(map(repr, CODINGS))}")
+        low, high = (int(n.item()) for n in counts.aminmax()) if counts.numel() else (0, 0)
+        timesteps = timesteps_needed(coding, low, high)
+    trains: Tensor = call(SPEC, counts, coding, timesteps, bit_order)
+    return trains

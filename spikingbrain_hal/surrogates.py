@@ -1,0 +1,116 @@
+"""Surrogate derivatives: what a spike's derivative is taken to be, as a function of the distance to the threshold.
+
+In each, u is the potential less the threshold (for counts, in units of the threshold, which is then 1); alpha and beta
+are the parameters of :func:`~spikingbrain_hal.ops.lif_scan`. The families and their users: Fang et al. 2023,
+arXiv:2310.16620 (SpikingJelly), Neftci et al. 2019, arXiv:1901.09948.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Derivative = Callable[[Tensor, "Tensor | float", float, float, int], Tensor]
+SURROGATES: dict[str, Derivative] = {}
+
+
+def _surrogate(derivative: Derivative) -> Derivative:
+    SURROGATES[derivative.__name__] = derivative
+    return derivative
+
+
+@_surrogate
+def sigmoid(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """alpha s (1 - s) with s the logistic function of alpha u."""
+    s = torch.sigmoid(alpha * u)
+    return alpha * s * (1 - s)
+
+
+@_surrogate
+def atan(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """(alpha / 2) / (1 + (pi alpha u / 2)^2)."""
+    return alpha / 2 / (1 + (math.pi / 2 * alpha * u) ** 2)
+
+
+@_surrogate
+def fast_sigmoid(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """1 / (1 + alpha |u|)^2."""
+    return 1 / (1 + alpha * u.abs()) ** 2
+
+
+@_surrogate
+def superspike(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """alpha / (1 + |u|)^2."""
+    return alpha / (1 + u.abs()) ** 2
+
+
+@_surrogate
+def softsign(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """1 / (2 alpha (1 / alpha + |u|)^2)."""
+    return 1 / (2 * alpha * (1 / alpha + u.abs()) ** 2)
+
+
+@_surrogate
+def triangle(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """max(0, alpha - alpha^2 |u|)."""
+    return (alpha - alpha**2 * u.abs()).clamp_min(0)
+
+
+@_surrogate
+def exponential(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """(alpha / 2) e^(-alpha |u|)."""
+    return alpha / 2 * torch.exp(-alpha * u.abs())
+
+
+@_surrogate
+def erf(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """(alpha / sqrt(pi)) e^(-(alpha u)^2)."""
+    return alpha / math.sqrt(math.pi) * torch.exp(-((alpha * u) ** 2))
+
+
+@_surrogate
+def rect(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """alpha where |u| < 1 / (2 alpha), else 0."""
+    return alpha * (u.abs() < 1 / (2 * alpha))
+
+
+@_surrogate
+def piecewise_linear(
+    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
+) -> Tensor:
+    """1 / (2 alpha) where |u| < alpha, else beta."""
+    return torch.where(u.abs() < alpha, 1 / (2 * alpha), beta)
+
+
+@_surrogate
+def leaky_relu(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """alpha where u >= 0, else beta."""
+    return torch.where(u >= 0, alpha, beta)
+
+
+@_surrogate
+def straight_through(
+    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
+) -> Tensor:
+    """1 everywhere."""
+    return torch.ones_like(u)
+
+
+@_surrogate
+def rect_count(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
+    """1 where the potential lies in [0, limit * threshold], limit being the largest count; else 0."""
+    h = u + threshold
+    return ((h >= 0) & (h <= limit * threshold)).to(u.dtype)
+
+
+@_surrogate
+def periodic_exponential(
+    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
+) -> Tensor:
+    """(alpha / 2) e^(-alpha d), d the distance to the nearest positive multiple of the threshold."""
+    h = u + threshold
+    nearest = torch.round(h / threshold).clamp_min(1) * threshold
+    return alpha / 2 * torch.exp(-alpha * (h - nearest).abs())
