@@ -80,18 +80,20 @@ def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
 
     saved = {n: as_input(spec.outputs[n]) for n in spec.saved}
     given = {f"grad_{n}": as_input(o) for n, o in spec.outputs.items() if _is_float(o)}
+    outputs = {
+        f"grad_{n}": Output(dtype=n, like=n, when=n if n in spec.optional else None) for n in spec.differentiable
+    }
     return OpSpec(
         name=f"{spec.name}_backward",
         reference=_autograd_reference(spec),
         inputs={**spec.inputs, **saved, **given},
-        outputs={
-            f"grad_{n}": Output(dtype=n, like=n, when=n if n in spec.optional else None)
-            for n in spec.differentiable
-        },
+        outputs=outputs,
         optional=spec.optional | set(given),
         attributes=spec.attributes,
         derived=spec.derived,
         rules=spec.rules,
+        magnitude=(*spec.magnitude, *given),
+        linear=dict.fromkeys(outputs, tuple(given)),
         cases=spec.cases,
         bench=spec.bench,
         version=version,
@@ -132,9 +134,11 @@ def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
                 for n, g in zip(given, gradients, strict=True)
                 if g is not None and outputs[n].requires_grad
             ]
-            found = torch.autograd.grad(
-                [o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
-            ) if pairs else [None] * len(leaves)
+            found = (
+                torch.autograd.grad([o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
+                if pairs
+                else [None] * len(leaves)
+            )
         remaining = iter(zip(leaves, found, strict=True))
         results = []
         for n in spec.differentiable:

@@ -148,9 +148,7 @@ def _choose(device_type: str) -> Active:
         if backend.device_type == device_type:
             return _activate(forced, strict=True, reason=f"SBHAL_BACKEND={forced}")
     candidates = [f.backend for f in backends().values() if f.backend]
-    candidates = [
-        b for b in candidates if b.device_type == device_type and not b.simulated and b.probe() is None
-    ]
+    candidates = [b for b in candidates if b.device_type == device_type and not b.simulated and b.probe() is None]
     if not candidates:
         return _activate(REFERENCE, strict=False, reason=f"no backend serves {device_type} here")
     best = max(candidates, key=lambda b: b.priority)
@@ -186,7 +184,7 @@ def pinned(active: Active) -> Iterator[None]:
         _pinned.active = before
 
 
-class use_backend:  # noqa: N801 - reads as a statement: with use_backend("sim"):
+class use_backend:
     """Selects a backend for its device type, process-wide, strictly: an unsupported call raises UnsupportedOp.
 
     As a call it holds from then on; as a context manager it is undone at the end. ``"reference"`` selects the plain

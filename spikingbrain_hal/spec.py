@@ -36,14 +36,16 @@ class Input:
         axes: Names of the axes in memory order, ``"B T H K"``; ``...`` stands for any number of axes and binds them
             as a group; alternatives are separated by ``|``; a number is an axis of exactly that size.
         dtype: A key of ``DTYPES``, the name of another input to share its dtype with, or several joined by ``|``.
-        fill: How cases fill it: ``normal``, ``log_decay``, ``offsets``, ``lengths``, ``unit`` or ``counts``.
+        fill: How cases fill it, a name in :data:`spikingbrain_hal.testing.FILLS`.
         doc: What it is, for the generated page.
+        packs: The axis that offsets or lengths divide; what lies behind the last of them is padding.
     """
 
     axes: str
     dtype: str = "float"
     fill: str = "normal"
     doc: str = ""
+    packs: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,36 @@ class Case:
     @property
     def id(self) -> str:
         """A short name, unique among an operator's cases."""
-        parts = [f"{axis}{size}" for axis, size in self.sizes.items()]
+        parts = [_size_id(axis, size) for axis, size in self.sizes.items()]
         parts += [f"{name}={value}" for name, value in self.attrs.items()]
         parts += list(self.given) + ([f"ragged{self.ragged}"] if self.ragged else [])
         return "-".join(parts).replace(" ", "")
+
+
+def _size_id(axis: str, size: Any) -> str:
+    return f"{axis}{size}" if axis != "..." else "x".join(map(str, size)) or "scalar"
+
+
+@dataclass(frozen=True)
+class Time:
+    """How an operator runs along time: what may depend on what, and where a run can be cut.
+
+    Args:
+        axis: The time axis of the outputs.
+        keys: The axis of the inputs that a step looks back along, aligned with ``axis`` at the end; ``axis`` itself
+            if empty.
+        state_in: The input that takes the state of a recurrence.
+        state_out: The output that hands it on. A run cut in two that hands the state over is the whole run.
+        causal: The attribute that hides the future; always hidden if empty.
+        exempt: The attribute that counts the first keys that every step sees.
+    """
+
+    axis: str
+    keys: str = ""
+    state_in: str = ""
+    state_out: str = ""
+    causal: str = ""
+    exempt: str = ""
 
 
 Rule = Callable[[Mapping[str, Any]], str | None]
@@ -93,7 +121,13 @@ Rule = Callable[[Mapping[str, Any]], str | None]
 
 @dataclass(frozen=True, eq=False)
 class OpSpec:
-    """One declared operator. Build it with :func:`operator`."""
+    """One declared operator. Build it with :func:`operator`.
+
+    Beside what its kernels need, it declares what is true of its results, which the conformance suite tests:
+    ``magnitude`` names the inputs whose absolute values give, through the reference, the sum of absolute terms that
+    errors are measured against; ``linear`` maps an output to the inputs that it is jointly linear in; ``equivalent``
+    pairs attribute settings that must give the same results.
+    """
 
     name: str
     reference: Callable[..., Any]
@@ -108,6 +142,10 @@ class OpSpec:
     straight_through: bool = False
     mutates: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
+    time: Time | None = None
+    magnitude: tuple[str, ...] = ()
+    linear: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    equivalent: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     cases: tuple[Case, ...] = ()
     bench: tuple[Case, ...] = ()
     flops: Callable[[Mapping[str, Any]], float] | None = None
@@ -139,9 +177,7 @@ class OpSpec:
         for name, parameter in self.attributes.items():
             parts.append(f"{_SCHEMA_TYPES[parameter.annotation]} {name}")
         results = ", ".join("Tensor" for _ in self.outputs)
-        return f"{self.name}({', '.join(parts)}) -> " + (
-            f"({results})" if len(self.outputs) != 1 else results
-        )
+        return f"{self.name}({', '.join(parts)}) -> " + (f"({results})" if len(self.outputs) != 1 else results)
 
     def bind(self, args: Sequence[Any]) -> dict[str, Any]:
         """Names the positional arguments."""
@@ -184,9 +220,7 @@ class OpSpec:
                     raise TypeError(f"{self.name}: {name} is None, expected a tensor [{spec.axes}]")
                 continue
             if not isinstance(t, Tensor):
-                raise TypeError(
-                    f"{self.name}: {name} is {type(t).__name__}, expected a tensor [{spec.axes}]"
-                )
+                raise TypeError(f"{self.name}: {name} is {type(t).__name__}, expected a tensor [{spec.axes}]")
             accepted = self.accepted_dtypes(name, a)
             if t.dtype not in accepted:
                 wanted = " or ".join(str(d).removeprefix("torch.") for d in accepted)
@@ -195,9 +229,7 @@ class OpSpec:
             if device is None:
                 device, first = t.device, name
             elif t.device != device:
-                raise ValueError(
-                    f"{self.name}: {name} is on {t.device}, expected {device}, where {first} is"
-                )
+                raise ValueError(f"{self.name}: {name} is on {t.device}, expected {device}, where {first} is")
 
     def accepted_dtypes(self, name: str, a: Mapping[str, Any]) -> tuple[torch.dtype, ...]:
         """The dtypes input ``name`` may have beside the other arguments ``a``."""
@@ -211,9 +243,7 @@ class OpSpec:
                 accepted += DTYPES[option]
         return tuple(dict.fromkeys(accepted))
 
-    def _bind_axes(
-        self, name: str, spec: Input, t: Tensor, sizes: dict[str, Any], origin: dict[str, str]
-    ) -> None:
+    def _bind_axes(self, name: str, spec: Input, t: Tensor, sizes: dict[str, Any], origin: dict[str, str]) -> None:
         options = [option.split() for option in spec.axes.split("|")]
         fitting = [o for o in options if len(o) == t.dim() or ("..." in o and len(o) - 1 <= t.dim())]
         if not fitting:
@@ -240,9 +270,13 @@ class OpSpec:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def run_reference(self, *args: Any) -> Any:
-        """Checks the arguments and runs the reference."""
+        """Checks the arguments and runs the reference, whose dtypes autocast must not touch."""
         self.check(args)
-        return self.reference(*args)
+        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return self.reference(*args)
+        with torch.autocast(device, enabled=False):
+            return self.reference(*args)
 
 
 def pair_axes(names: Sequence[str], shape: tuple[int, ...]) -> list[tuple[str, Any]]:

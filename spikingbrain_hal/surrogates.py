@@ -78,9 +78,7 @@ def rect(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit:
 
 
 @_surrogate
-def piecewise_linear(
-    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
-) -> Tensor:
+def piecewise_linear(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """1 / (2 alpha) where |u| < alpha, else beta."""
     return torch.where(u.abs() < alpha, 1 / (2 * alpha), beta)
 
@@ -92,9 +90,7 @@ def leaky_relu(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, 
 
 
 @_surrogate
-def straight_through(
-    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
-) -> Tensor:
+def straight_through(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """1 everywhere."""
     return torch.ones_like(u)
 
@@ -107,9 +103,7 @@ def rect_count(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, 
 
 
 @_surrogate
-def periodic_exponential(
-    u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int
-) -> Tensor:
+def periodic_exponential(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """(alpha / 2) e^(-alpha d), d the distance to the nearest positive multiple of the threshold."""
     h = u + threshold
     nearest = torch.round(h / threshold).clamp_min(1) * threshold

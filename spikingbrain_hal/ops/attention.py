@@ -8,10 +8,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import in_range, multiple
-from ..spec import Case, Input, Output
+from ..spec import Case, Input, Output, Time
 
 
 def visible(queries: int, keys: int, causal: bool, window: int, sinks: int, device: Any) -> Tensor:
@@ -120,9 +120,9 @@ SPEC = operator(
         "q": Input("B Tq Hq D", doc="queries"),
         "k": Input("B Tk H D", "q", doc="keys"),
         "v": Input("B Tk H Dv", "q", doc="values"),
-        "cu_seqlens_q": Input("N+1", "index", fill="offsets", doc="offsets of packed queries"),
-        "cu_seqlens_k": Input("N+1", "index", fill="offsets", doc="offsets of packed keys"),
-        "kv_lengths": Input("B", "index", fill="lengths", doc="valid keys of each row"),
+        "cu_seqlens_q": Input("N+1", "index", fill="offsets", packs="Tq", doc="offsets of packed queries"),
+        "cu_seqlens_k": Input("N+1", "index", fill="offsets", packs="Tk", doc="offsets of packed keys"),
+        "kv_lengths": Input("B", "index", fill="lengths", packs="Tk", doc="valid keys of each row"),
     },
     outputs={"o": Output("B Tq Hq Dv", "q"), "lse": Output("B Hq Tq", "acc")},
     rules=(
@@ -134,6 +134,10 @@ SPEC = operator(
     differentiable=("q", "k", "v"),
     saved=("o", "lse"),
     autocast=("q", "k", "v"),
+    time=Time("Tq", keys="Tk", causal="causal", exempt="sinks"),
+    magnitude=("v",),
+    linear={"o": ("v",)},
+    equivalent=((dict(window=0), dict(window=1 << 20)),),
     cases=(
         Case(dict(B=2, Tq=33, Tk=33, Hq=4, H=2, D=16, Dv=16)),
         Case(dict(B=1, Tq=1, Tk=1, Hq=1, H=1, D=8, Dv=8)),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import multiple
-from ..spec import Case, Input, Output
+from ..spec import Case, Input, Output, Time
 
 
 def sequences(q: Tensor, cu_seqlens: Tensor | None) -> int:
@@ -29,10 +30,8 @@ def bounds(q: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]]:
         return [(b, 0, q.shape[1]) for b in range(q.shape[0])]
     offsets = [int(o) for o in cu_seqlens]
     if offsets[0] != 0 or offsets != sorted(offsets) or offsets[-1] > q.shape[1]:
-        raise ValueError(
-            f"cu_seqlens is {offsets}, expected 0 first, no decrease, and at most T={q.shape[1]} last"
-        )
-    return [(0, start, end) for start, end in zip(offsets, offsets[1:], strict=False)]
+        raise ValueError(f"cu_seqlens is {offsets}, expected 0 first, no decrease, and at most T={q.shape[1]} last")
+    return [(0, start, end) for start, end in pairwise(offsets)]
 
 
 def reference(
@@ -62,9 +61,7 @@ def reference(
             read = state.repeat_interleave(group, 0)
             steps.append(torch.einsum("hk,hkv->hv", scale * q[b, t].to(acc), read))
         if steps:
-            outputs = outputs.index_put(
-                (torch.tensor(b), torch.arange(start, end)), torch.stack(steps)
-            )
+            outputs = outputs.index_put((torch.tensor(b), torch.arange(start, end)), torch.stack(steps))
         states.append(state)
     empty = q.new_zeros(0, heads, k.shape[-1], v.shape[-1], dtype=acc)
     final = torch.stack(states) if states else empty
@@ -92,7 +89,7 @@ SPEC = operator(
         "v": Input("B T H V", "q", doc="values"),
         "g": Input("B T H K | B T H", "q|float32", fill="log_decay", doc="log decay, per channel or per head"),
         "initial_state": Input("N H K V", doc="memory before the first step"),
-        "cu_seqlens": Input("N+1", "index", fill="offsets", doc="offsets of packed sequences"),
+        "cu_seqlens": Input("N+1", "index", fill="offsets", packs="T", doc="offsets of packed sequences"),
     },
     outputs={
         "o": Output("B T Hq V", "q"),
@@ -102,6 +99,9 @@ SPEC = operator(
     rules=(multiple("Hq", "H"), _packed),
     differentiable=("q", "k", "v", "g", "initial_state"),
     autocast=("q", "k", "v"),
+    time=Time("T", state_in="initial_state", state_out="final_state"),
+    magnitude=("q", "k", "v", "initial_state"),
+    linear={"o": ("v", "initial_state"), "final_state": ("v", "initial_state")},
     cases=(
         Case(dict(B=2, T=63, Hq=6, H=2, K=16, V=24), given=("initial_state",)),
         Case(dict(B=1, T=1, Hq=1, H=1, K=8, V=8)),

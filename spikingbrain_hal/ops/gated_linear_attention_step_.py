@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import multiple
 from ..spec import Case, Input, Output
@@ -28,9 +28,7 @@ def reference(
     rows = list(range(q.shape[0])) if slots is None else [int(s) for s in slots]
     used = [s for s in rows if s != -1]
     if any(not 0 <= s < state.shape[0] for s in used) or len(set(used)) != len(used):
-        raise ValueError(
-            f"slots is {rows}, expected distinct slots below {state.shape[0]}, or -1 to skip a row"
-        )
+        raise ValueError(f"slots is {rows}, expected distinct slots below {state.shape[0]}, or -1 to skip a row")
     o = q.new_zeros(*q.shape[:2], v.shape[-1])
     for b, slot in enumerate(rows):
         if slot == -1:
@@ -65,6 +63,8 @@ SPEC = operator(
     rules=(multiple("Hq", "H"), _one_slot_a_row),
     mutates=("state",),
     autocast=("q", "k", "v"),
+    magnitude=("q", "k", "v", "state"),
+    linear={"o": ("v", "state"), "state": ("v", "state")},
     cases=(
         Case(dict(B=3, Hq=6, H=2, K=16, V=24, slot=3)),
         Case(dict(B=1, Hq=7, H=1, K=128, V=128, slot=1)),
@@ -113,8 +113,7 @@ def gated_linear_attention_step_(
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, g, state)):
         raise RuntimeError(
-            "gated_linear_attention_step_ has no gradient: call it under torch.no_grad(), "
-            "or use gated_linear_attention"
+            "gated_linear_attention_step_ has no gradient: call it under torch.no_grad(), or use gated_linear_attention"
         )
     o: Tensor = call(SPEC, q, k, v, g, state, slots, q.shape[-1] ** -0.5 if scale is None else scale)
     return o

@@ -9,10 +9,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import in_range, one_of
-from ..spec import Case, Input, Output
+from ..spec import Case, Input, Output, Time
 from ..surrogates import SURROGATES
 
 
@@ -109,7 +109,7 @@ SPEC = operator(
     "lif_scan",
     reference=reference,
     inputs={
-        "x": Input("T ...", doc="input current"),
+        "x": Input("T ...", fill="current", doc="input current"),
         "v0": Input("...", doc="potential before the first step"),
         "decay_tensor": Input("...", fill="unit", doc="decay of each neuron"),
         "v_threshold_tensor": Input("...", fill="threshold", doc="threshold of each neuron"),
@@ -129,6 +129,8 @@ SPEC = operator(
     ),
     differentiable=("x", "v0", "decay_tensor", "v_threshold_tensor"),
     saved=("spikes",),
+    time=Time("T", state_in="v0", state_out="v_final"),
+    magnitude=("x", "v0"),
     cases=(
         _case((3, 37), 16, ("v0",)),
         _case((130,), 5, reset="soft"),
@@ -141,8 +143,15 @@ SPEC = operator(
         _case((41,), 7, ("v0",), reset="hard", reset_next_step=True, surrogate="fast_sigmoid"),
         _case((64,), 9, ("v0",), reset="soft", max_count=4, surrogate="rect_count", input_gain=2.0),
         _case(
-            (30,), 6, ("v0",), reset="soft", max_count=4, count_rounding="half_even", surrogate="rect_count",
-            decay=0.25, input_gain=2.0,
+            (30,),
+            6,
+            ("v0",),
+            reset="soft",
+            max_count=4,
+            count_rounding="half_even",
+            surrogate="rect_count",
+            decay=0.25,
+            input_gain=2.0,
         ),
         _case((29,), 6, reset="soft", max_count=8, surrogate="periodic_exponential", input_gain=3.0),
         _case((17,), 6, surrogate="superspike"),

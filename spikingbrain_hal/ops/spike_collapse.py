@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd import call
 from ..coding import BIT_ORDERS, CODINGS, MAX_COUNT, shifts
-from ..dispatch import call
 from ..registry import operator
 from ..rules import one_of
 from ..spec import Case, Input, Output
@@ -18,9 +18,7 @@ def reference(trains: Tensor, coding: str = "bitwise_signed", bit_order: str = "
     outside = t[(t > 1) | (t < (-1 if signed else 0))]
     if outside.numel():
         accepted = "-1, 0 and 1" if signed else "0 and 1"
-        raise ValueError(
-            f"spike_collapse: trains holds {int(outside[0])}, expected {accepted} for coding {coding!r}"
-        )
+        raise ValueError(f"spike_collapse: trains holds {int(outside[0])}, expected {accepted} for coding {coding!r}")
     if coding in ("binary", "ternary"):
         counts = t.sum(0)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import in_range, one_of
 from ..spec import Case, Input, Output
@@ -32,14 +32,16 @@ def reference(
 SPEC = operator(
     "spike_encode",
     reference=reference,
-    inputs={"x": Input("... K", doc="activations")},
+    inputs={"x": Input("... K", fill="activations", doc="activations")},
     outputs={"counts": Output("... K", "int16"), "v_threshold": Output("... 1", "acc")},
     rules=(
         in_range("k", 1e-30, text="a positive number"),
         in_range("vth_min", 1e-38, text="a positive number"),
-        lambda a: None
-        if a["vth_min"] <= a["vth_max"]
-        else f"vth_max is {a['vth_max']}, expected at least vth_min, which is {a['vth_min']}",
+        lambda a: (
+            None
+            if a["vth_min"] <= a["vth_max"]
+            else f"vth_max is {a['vth_max']}, expected at least vth_min, which is {a['vth_min']}"
+        ),
         one_of("mean_dtype", "float32", "input"),
     ),
     cases=(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd import call
 from ..coding import BIT_ORDERS, CODINGS, bounds, shifts, timesteps_needed
-from ..dispatch import call
 from ..registry import operator
 from ..rules import in_range, one_of
 from ..spec import Case, Input, Output
 
 
-def reference(
-    counts: Tensor, coding: str = "bitwise_signed", timesteps: int = 5, bit_order: str = "msb"
-) -> Tensor:
+def reference(counts: Tensor, coding: str = "bitwise_signed", timesteps: int = 5, bit_order: str = "msb") -> Tensor:
     n = counts.long()
     low, high = bounds(coding, timesteps)
     outside = n[(n < low) | (n > high)]
@@ -58,9 +56,7 @@ SPEC = operator(
 )
 
 
-def spike_expand(
-    counts: Tensor, coding: str, timesteps: int | None = None, bit_order: str = "msb"
-) -> Tensor:
+def spike_expand(counts: Tensor, coding: str, timesteps: int | None = None, bit_order: str = "msb") -> Tensor:
     """Write integer counts as trains of spikes, exactly.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import call
+from ..autograd import call
 from ..registry import operator
 from ..rules import in_range
 from ..spec import Case, Input, Output
@@ -20,7 +20,7 @@ def reference(x: Tensor, k: float = 3.0) -> Tensor:
 SPEC = operator(
     "spike_quantize",
     reference=reference,
-    inputs={"x": Input("... K", doc="activations")},
+    inputs={"x": Input("... K", fill="activations", doc="activations")},
     outputs={"y": Output("... K", "x")},
     rules=(in_range("k", 1e-30, text="a positive number"),),
     differentiable=("x",),

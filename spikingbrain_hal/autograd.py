@@ -1,0 +1,167 @@
+"""Above torch's dispatcher: autograd, autocast, and the transforms that are refused by name.
+
+The operators themselves carry no gradient, which keeps a call without one cheap; :func:`call` wraps them in an
+``autograd.Function`` when a gradient is needed. A backward is an operator of its own, so any backend can run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import selection
+from .spec import NAMESPACE, OpSpec
+
+
+def call(spec: OpSpec, *args: Any) -> Any:
+    """Runs an operator with autograd and autocast; what the public functions end in."""
+    if spec.autocast and torch.is_autocast_enabled(args[0].device.type):
+        args = _autocast(spec, args)
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        _refuse_transforms(spec, args)
+    if torch.is_grad_enabled() and _needs_grad(spec, args):
+        if spec.differentiable:
+            return _autograd_function(spec).apply(*args)
+        with torch.no_grad():
+            return _raw(spec)(*args)
+    return _raw(spec)(*args)
+
+
+_raws: dict[str, Any] = {}
+_functions: dict[str, type[torch.autograd.Function]] = {}
+
+
+def _raw(spec: OpSpec) -> Any:
+    raw = _raws.get(spec.name)
+    if raw is None:
+        raw = _raws[spec.name] = getattr(getattr(torch.ops, NAMESPACE), spec.name).default
+    return raw
+
+
+def _needs_grad(spec: OpSpec, args: Sequence[Any]) -> bool:
+    return any(isinstance(a, Tensor) and a.requires_grad for a in args[: len(spec.inputs)])
+
+
+def _autocast(spec: OpSpec, args: Sequence[Any]) -> tuple[Any, ...]:
+    dtype = torch.get_autocast_dtype(args[0].device.type)
+    names = list(spec.inputs)
+    return tuple(
+        a.to(dtype) if i < len(names) and names[i] in spec.autocast and a.dtype != torch.float64 else a
+        for i, a in enumerate(args)
+    )
+
+
+def _refuse_transforms(spec: OpSpec, args: Sequence[Any]) -> None:
+    """torch's defaults would loop over the batch, or return a tangent of zero, without a word."""
+    if torch.compiler.is_compiling():
+        return
+    for a in args:
+        if isinstance(a, Tensor) and torch._C._functorch.is_batchedtensor(a):
+            raise NotImplementedError(f"{spec.name}: vmap is not supported; add a batch axis instead")
+        if isinstance(a, Tensor) and forward_ad._current_level >= 0 and _has_tangent(a):
+            raise NotImplementedError(f"{spec.name}: forward-mode AD is not supported")
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _autograd_function(spec: OpSpec) -> type[torch.autograd.Function]:
+    function = _functions.get(spec.name)
+    if function is None:
+        make = _make_straight_through if spec.straight_through else _make_function
+        function = _functions[spec.name] = make(spec)
+    return function
+
+
+def _make_straight_through(spec: OpSpec) -> type[torch.autograd.Function]:
+    raw, extra = _raw(spec), len(spec.arguments) - 1
+
+    class StraightThrough(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return raw(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return gradients[0], *[None] * extra
+
+    return StraightThrough
+
+
+def _switch(spec: OpSpec, output: int) -> int | None:
+    """The place of the attribute that turns an output on, if one does."""
+    when = list(spec.outputs.values())[output].when
+    return list(spec.attributes).index(when) if when in spec.attributes else None
+
+
+def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
+    backward_spec = spec.backward
+    assert backward_spec is not None
+    raw, raw_backward = _raw(spec), _raw(backward_spec)
+    count = len(spec.inputs)
+    names = list(spec.inputs)
+    saved_at = [list(spec.outputs).index(n) for n in spec.saved]
+    given_at = [i for i, n in enumerate(spec.outputs) if f"grad_{n}" in backward_spec.inputs]
+    discrete_at = [i for i in range(len(spec.outputs)) if i not in given_at]
+    slots = {names.index(n): i for i, n in enumerate(spec.differentiable)}
+    switches = {i: _switch(spec, i) for i in given_at}  # compiled graphs hand zeros for outputs that are absent
+
+    class Gradient(torch.autograd.Function):
+        """The backward operator, refusing to be differentiated itself."""
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return raw_backward(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            raise NotImplementedError(f"{spec.name}: double backward is not supported")
+
+    class Operator(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return raw(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            ctx.save_for_backward(*inputs[:count], *(outputs[i] for i in saved_at))
+            ctx.attributes = inputs[count:]
+            ctx.set_materialize_grads(False)
+            if discrete_at:
+                ctx.mark_non_differentiable(*(outputs[i] for i in discrete_at))
+            if not torch.compiler.is_compiling():
+                ctx.active = selection.current(inputs[0].device.type)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            present = [switches[i] is None or ctx.attributes[switches[i]] for i in given_at]
+            given = (gradients[i] if p else None for i, p in zip(given_at, present, strict=True))
+            args = (*ctx.saved_tensors, *given, *ctx.attributes)
+            if torch.compiler.is_compiling():
+                found = raw_backward(*args)
+            else:
+                with selection.pinned(ctx.active):
+                    found = Gradient.apply(*args) if torch.is_grad_enabled() else raw_backward(*args)
+            found = found if isinstance(found, (tuple, list)) else (found,)
+            return tuple(
+                found[slots[i]] if i in slots and ctx.needs_input_grad[i] else None
+                for i in range(count + len(ctx.attributes))
+            )
+
+    Operator.__name__ = Operator.__qualname__ = spec.name
+    Gradient.__name__ = Gradient.__qualname__ = f"{spec.name}_backward"
+    return Operator
