@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import selection
+from .dispatch import needs_grad
 from .spec import NAMESPACE, OpSpec
 
 
@@ -23,7 +24,7 @@ def call(spec: OpSpec, *args: Any) -> Any:
         args = _autocast(spec, args)
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         _refuse_transforms(spec, args)
-    if torch.is_grad_enabled() and _needs_grad(spec, args):
+    if torch.is_grad_enabled() and needs_grad(args):
         if spec.differentiable:
             return _autograd_function(spec).apply(*args)
         with torch.no_grad():
@@ -40,10 +41,6 @@ def _raw(spec: OpSpec) -> Any:
     if raw is None:
         raw = _raws[spec.name] = getattr(getattr(torch.ops, NAMESPACE), spec.name).default
     return raw
-
-
-def _needs_grad(spec: OpSpec, args: Sequence[Any]) -> bool:
-    return any(isinstance(a, Tensor) and a.requires_grad for a in args[: len(spec.inputs)])
 
 
 def _autocast(spec: OpSpec, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -100,7 +97,7 @@ def _make_straight_through(spec: OpSpec) -> type[torch.autograd.Function]:
 def _switch(spec: OpSpec, output: int) -> int | None:
     """The place of the attribute that turns an output on, if one does."""
     when = list(spec.outputs.values())[output].when
-    return list(spec.attributes).index(when) if when in spec.attributes else None
+    return list(spec.attributes).index(when) if when is not None and when in spec.attributes else None
 
 
 def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
@@ -155,7 +152,8 @@ def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
                 found = raw_backward(*args)
             else:
                 with selection.pinned(ctx.active):
-                    found = Gradient.apply(*args) if torch.is_grad_enabled() else raw_backward(*args)
+                    backward = Gradient.apply if torch.is_grad_enabled() else raw_backward
+                    found = backward(*args)
             found = found if isinstance(found, (tuple, list)) else (found,)
             return tuple(
                 found[slots[i]] if i in slots and ctx.needs_input_grad[i] else None

@@ -31,6 +31,14 @@ def stats() -> dict[str, int]:
     return {"copies": _counts["copies"], "fallbacks": _counts["fallbacks"]}
 
 
+def needs_grad(args: Sequence[Any]) -> bool:
+    """Whether any tensor among the arguments requires a gradient."""
+    for a in args:
+        if isinstance(a, Tensor) and a.requires_grad:
+            return True
+    return False
+
+
 def register(spec: OpSpec) -> None:
     """Registers the reference for every device, and the backend look-up for the device types that have backends."""
     LIBRARY.impl(spec.name, spec.run_reference, "CompositeExplicitAutograd")
@@ -43,10 +51,10 @@ def register(spec: OpSpec) -> None:
 
 def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
     name, run, current = spec.name, _make_run(spec, device_type), selection.current
-    grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+    grad_enabled = torch.is_grad_enabled
 
     def kernel(*args: Any) -> Any:
-        if grad_enabled() and any_requires_grad(*args):
+        if grad_enabled() and needs_grad(args):
             raise RuntimeError(
                 f"torch.ops.{NAMESPACE}.{name} has no gradient of its own; call spikingbrain_hal.ops.{name}, "
                 "or this under torch.no_grad()"
@@ -114,14 +122,12 @@ def _run_on_copies(
     spec.check(args)
     copies = list(args)
     for i, name in enumerate(spec.inputs):
-        if isinstance(args[i], Tensor) and not args[i].is_contiguous():
-            if name in spec.mutates:
-                raise ValueError(f"{error}; {name} is written in place and cannot be copied")
+        if isinstance(args[i], Tensor) and not args[i].is_contiguous() and name not in spec.mutates:
             copies[i] = args[i].contiguous()
             _counts["copies"] += 1
     try:
         return run(copies)
-    except Exception as refusal:
+    except Exception as refusal:  # still a stride only where a tensor is written in place, which no copy can serve
         return _refused(spec, args, device_type, refusal)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def operator(
     _register(spec)
     if differentiable and not spec.straight_through:
         backward = _derive_backward(spec, backward_version)
-        object.__setattr__(spec, "backward", backward)
+        spec.backward = backward
         _register(backward)
     return spec
 
@@ -107,6 +108,15 @@ def _is_float(output: Output) -> bool:
     return output.dtype not in ("int8", "int16", "int32", "int64")
 
 
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Autograd on, even below the dispatcher's autograd layer: compiled graphs call operators there."""
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    allowed = exclude.remove(torch._C.DispatchKey.AutogradFunctionality)
+    with torch._C._ForceDispatchKeyGuard(include, allowed), torch.enable_grad():
+        yield
+
+
 def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
     """Gradients by autograd of the forward reference, which gets the saved outputs it names as keywords."""
     count = len(spec.inputs)
@@ -120,7 +130,7 @@ def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
         attributes = args[count + len(saved) + len(given) :]
         names = list(spec.inputs)
         leaves = []
-        with torch.enable_grad():
+        with _recording():
             for n in spec.differentiable:
                 at = names.index(n)
                 if inputs[at] is not None:

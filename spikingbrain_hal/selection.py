@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 
 import torch
@@ -95,11 +96,10 @@ def unregister_backend(name: str) -> None:
 def _usable(name: str) -> Backend:
     found = backends().get(name)
     if found is None:
+        close = get_close_matches(name, backends(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         known = ", ".join(sorted(backends())) or "none"
-        raise BackendUnavailable(
-            f"there is no backend {name!r}; installed: {known}. Others are built with "
-            f'pip install . -C sbhal.backends="{name}"'
-        )
+        raise BackendUnavailable(f"there is no backend {name!r}.{hint} Installed: {known}")
     problem = found.problem or (found.backend.probe() if found.backend else "")
     if problem or found.backend is None:
         raise BackendUnavailable(f"backend {name!r} is not available: {problem}")

@@ -119,7 +119,7 @@ class Time:
 Rule = Callable[[Mapping[str, Any]], str | None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OpSpec:
     """One declared operator. Build it with :func:`operator`.
 

@@ -98,6 +98,20 @@ SBHAL_INLINE vf exp(vf x) {
   return exp2_integer(p, n);
 }
 
+// 2^x to about 1 ulp; 0 at -inf, inf at +inf, NaN stays NaN.
+SBHAL_INLINE vf exp2(vf x) {
+  x = vmax(set(-150.0f), vmin(set(129.0f), x));
+  const vf n = round_even(x), r = x - n;
+  vf p = set(1.535336188e-4f);
+  p = p * r + set(1.339887440e-3f);
+  p = p * r + set(9.618437357e-3f);
+  p = p * r + set(5.550332471e-2f);
+  p = p * r + set(2.402264791e-1f);
+  p = p * r + set(6.931472028e-1f);
+  p = p * r + set(1.f);
+  return exp2_integer(p, n);
+}
+
 // Horizontal reductions in a fixed order.
 SBHAL_INLINE float sum(vf v) {
   float lane[kLanes];
@@ -224,6 +238,28 @@ SBHAL_INLINE void stream_fence() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif
+}
+
+// The same for kLanes 16-bit elements, half a vector of bytes.
+SBHAL_INLINE void stream_half(void* p, vh v) {
+#if defined(__AVX512F__)
+  if ((reinterpret_cast<uintptr_t>(p) & 31) == 0)
+    return _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#elif defined(__AVX2__)
+  if ((reinterpret_cast<uintptr_t>(p) & 15) == 0)
+    return _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#endif
+  *static_cast<vh_unaligned*>(p) = v;
+}
+SBHAL_INLINE void stream(bf16* p, vf v) {
+  vh rounded;
+  store(reinterpret_cast<bf16*>(&rounded), v);
+  stream_half(p, rounded);
+}
+SBHAL_INLINE void stream(f16* p, vf v) {
+  vh rounded;
+  store(reinterpret_cast<f16*>(&rounded), v);
+  stream_half(p, rounded);
 }
 
 SBHAL_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }

@@ -72,9 +72,8 @@ def reference(
         alive = seen.any(-1)
         row_lse = torch.logsumexp(scores.masked_fill(~alive[:, None], 0), -1).masked_fill(~alive, -torch.inf)
         weights = torch.exp(scores - row_lse.masked_fill(~alive, 0)[..., None])
-        o = o.index_put((torch.tensor(b), torch.arange(rows.start, rows.stop)), _read(weights, vs, seen))
-        place = (torch.tensor(b), slice(None), slice(rows.start, rows.stop))
-        lse = lse.index_put(_dense(place, lse), row_lse)
+        o[b, rows] = _read(weights, vs, seen)
+        lse[b, :, rows] = row_lse
     return o.to(q.dtype), lse
 
 
@@ -83,11 +82,6 @@ def _read(weights: Tensor, values: Tensor, seen: Tensor) -> Tensor:
         return torch.einsum("hqk,khd->qhd", weights, values)
     terms = weights[..., None] * values.transpose(0, 1)[:, None]  # a hidden value must not reach a sum as 0 * NaN
     return torch.where(seen[None, ..., None], terms, 0).sum(2).transpose(0, 1)
-
-
-def _dense(place: tuple[Tensor, slice, slice], lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    b, _, rows = place
-    return b, torch.arange(lse.shape[1])[:, None], torch.arange(rows.start, rows.stop)[None]
 
 
 def _layout(a: Mapping[str, Any]) -> str | None:

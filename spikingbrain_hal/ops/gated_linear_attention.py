@@ -61,7 +61,7 @@ def reference(
             read = state.repeat_interleave(group, 0)
             steps.append(torch.einsum("hk,hkv->hv", scale * q[b, t].to(acc), read))
         if steps:
-            outputs = outputs.index_put((torch.tensor(b), torch.arange(start, end)), torch.stack(steps))
+            outputs[b, start:end] = torch.stack(steps)
         states.append(state)
     empty = q.new_zeros(0, heads, k.shape[-1], v.shape[-1], dtype=acc)
     final = torch.stack(states) if states else empty

@@ -1,0 +1,79 @@
+# Everything here runs in $(VENV), which the first target that needs it creates. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
+NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.[ch]*' -o -name '*.txt')
+SANITIZE := $(OUT)/sanitize
+ISA_LEVELS := portable avx2 avx512 avx512_bf16
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help install conformance test check docs bench isa sanitize clean
+
+help:  ## print this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+install: $(VENV)/.installed  ## build the CPU backend into .venv
+
+conformance: $(VENV)/.installed  ## prove the CPU backend, full profile; the report goes to out/conformance
+	$(BIN)/sbhal conformance --backend cpu --profile full --out $(OUT)/conformance
+
+test: $(VENV)/.dev  ## run the tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
+
+check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python -m spikingbrain_hal.docs --check
+	$(BIN)/python -m pytest -q tests/unit/test_layering.py tests/unit/test_docs.py
+
+docs: $(VENV)/.installed  ## write docs/ops.md and the type stub of the operators from their declarations
+	$(BIN)/python -m spikingbrain_hal.docs
+
+bench: $(VENV)/.dev  ## measure speed beside PyTorch
+	$(BIN)/python -m bench.calls
+	$(BIN)/python -m bench.speed
+
+isa: $(VENV)/.installed  ## quick conformance at every instruction set of this processor
+	@best=$$($(BIN)/python -c 'from spikingbrain_hal.backends.cpu import _native; print(_native.isa_detected)'); \
+	for isa in $(ISA_LEVELS); do \
+	  echo "SBHAL_CPU_ISA=$$isa"; \
+	  SBHAL_CPU_ISA=$$isa $(BIN)/sbhal conformance --backend cpu --profile quick --out $(OUT)/isa-$$isa; \
+	  if [ $$isa = $$best ]; then break; fi; \
+	done
+
+# PYTHONSAFEPATH keeps the checkout, which has no native module beside it, off the import path.
+sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests under ASan and UBSan
+	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --out $(SANITIZE)/report; \
+	$(SANITIZE)/venv/bin/python -m pytest -q tests/unit/test_native.py tests/unit/test_dispatch.py
+
+clean:  ## remove everything that make has made
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt $(BUILD_REQUIRES)
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[cli]'
+	@touch $@
+
+$(VENV)/.dev: constraints.txt pyproject.toml | $(VENV)/.installed
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# A second environment that borrows the first one's packages, but not its editable install.
+$(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain_hal -name '*.py')
+	$(PYTHON) -m venv --without-pip $(SANITIZE)/venv
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(SANITIZE)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth
+	$(PIP) --python $(SANITIZE)/venv/bin/python install --no-deps --no-build-isolation --force-reinstall . \
+	  -C cmake.define.SBHAL_SANITIZE=address,undefined -C build-dir=$(SANITIZE)/build -C install.strip=false
+	@touch $@

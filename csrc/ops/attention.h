@@ -1,0 +1,302 @@
+// What attention and its backward share: shapes, who sees whom, and the packed copies of keys and values.
+//
+// The m query heads that read one key/value head are stacked: row r of a sequence is query r / m of head r % m, so
+// keys and values are loaded once for the whole group. Keys are counted along the flat axis of k and v, in blocks
+// that do not follow the sequences' borders: what lies beyond a border is masked like any other invisible key.
+#pragma once
+#include "core/kernel.h"
+#include "core/matmul.h"
+#include "core/parallel.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+constexpr int64_t kRows = 96;        // rows of a task: whole register tiles of every instruction set
+constexpr int64_t kMaxThreads = 64;  // slices of the workspace
+constexpr double kLog2e = 1.4426950408889634;
+constexpr float kLn2 = 0.693147181f;
+
+struct Shape {
+  int64_t batch, queries, keys, heads, group, depth, width, sequences;
+  bool ragged;
+};
+
+inline bool is_index(const Tensor& t) { return t.dtype == DType::i32 || t.dtype == DType::i64; }
+
+inline void check_index(const char* name, const Tensor& t) {
+  if (!is_index(t)) fail(Error::type, "%s is %s, expected int32 or int64", name, dtype_name(t.dtype));
+}
+
+inline int64_t index_at(const Tensor& t, int64_t i) {
+  i *= t.stride[0];
+  return t.dtype == DType::i32 ? static_cast<const int32_t*>(t.data)[i] : static_cast<const int64_t*>(t.data)[i];
+}
+
+inline void check_input(const char* name, const Tensor& t, const Tensor& q) {
+  if (t.ndim != 4) fail(Error::value, "%s has %d axes, expected 4: [batch, time, heads, head size]", name, t.ndim);
+  check_float(name, t);
+  if (t.dtype != q.dtype)
+    fail(Error::type, "%s is %s and q is %s, expected one dtype", name, dtype_name(t.dtype), dtype_name(q.dtype));
+  check_innermost(name, t);
+}
+
+inline void check_ragged(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, const Tensor& kv_lengths) {
+  if (defined(cu_q) != defined(cu_k)) fail(Error::value, "cu_seqlens_q and cu_seqlens_k must be given together");
+  if (defined(kv_lengths)) {
+    if (s.ragged) fail(Error::value, "kv_lengths cannot be given together with cu_seqlens_k");
+    check_index("kv_lengths", kv_lengths);
+    expect_shape("kv_lengths", kv_lengths, s.batch);
+  }
+  if (!s.ragged) return;
+  check_index("cu_seqlens_q", cu_q);
+  check_index("cu_seqlens_k", cu_k);
+  if (s.batch != 1) fail(Error::value, "cu_seqlens_q needs a batch of 1, got %lld", static_cast<long long>(s.batch));
+  if (cu_q.ndim != 1 || cu_q.shape[0] < 1)
+    fail(Error::value, "cu_seqlens_q must be one-dimensional with at least one entry");
+  expect_shape("cu_seqlens_k", cu_k, s.sequences + 1);
+}
+
+inline Shape shape_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
+                      const Tensor& kv_lengths, bool causal, int64_t window, int64_t sinks) {
+  check_input("q", q, q);
+  check_input("k", k, q);
+  check_input("v", v, q);
+  Shape s = {q.shape[0], q.shape[1], k.shape[1], k.shape[2], 1, q.shape[3], v.shape[3], q.shape[0], defined(cu_q)};
+  expect_shape("k", k, s.batch, s.keys, s.heads, s.depth);
+  expect_shape("v", v, s.batch, s.keys, s.heads, s.width);
+  const int64_t query_heads = q.shape[2];
+  if (s.heads == 0 ? query_heads != 0 : query_heads % s.heads != 0)
+    fail(Error::value, "q has %lld heads and k %lld, expected a multiple", static_cast<long long>(query_heads),
+         static_cast<long long>(s.heads));
+  if (s.heads > 0) s.group = query_heads / s.heads;
+  if (s.ragged && cu_q.ndim == 1) s.sequences = cu_q.shape[0] - 1;
+  check_ragged(s, cu_q, cu_k, kv_lengths);
+  if (window < 0) fail(Error::value, "window is %lld, expected 0 (none) or more", static_cast<long long>(window));
+  if (window > 0 && !causal) fail(Error::value, "window needs causal=True");
+  if (sinks < 0) fail(Error::value, "sinks is %lld, expected 0 or more", static_cast<long long>(sinks));
+  return s;
+}
+
+inline void check_output(const char* name, const Tensor& t, const Tensor& q, const Shape& s) {
+  check_input(name, t, q);
+  expect_shape(name, t, s.batch, s.queries, s.heads * s.group, s.width);
+}
+
+inline void check_lse(const char* name, const Tensor& t, const Shape& s) {
+  expect_shape(name, t, s.batch, s.heads * s.group, s.queries);
+  check_dtype(name, t, DType::f32);
+}
+
+inline void check_data(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, const Tensor& kv_lengths) {
+  if (s.ragged) {
+    check_offsets("cu_seqlens_q", cu_q, s.queries);
+    check_offsets("cu_seqlens_k", cu_k, s.keys);
+  }
+  for (int64_t b = 0; defined(kv_lengths) && b < s.batch; ++b) {
+    const int64_t length = index_at(kv_lengths, b);
+    if (length < 0 || length > s.keys)
+      fail(Error::value, "kv_lengths[%lld] is %lld, expected 0 to %lld", static_cast<long long>(b),
+           static_cast<long long>(length), static_cast<long long>(s.keys));
+  }
+}
+
+// ---- who sees whom
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Batch entry, query and query head of a row.
+struct Place {
+  int64_t b, i, h;
+};
+
+struct Sequence {
+  int64_t batch, first_query, queries, first_key, keys;
+};
+
+inline Sequence sequence_at(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, const Tensor& kv_lengths,
+                            int64_t n) {
+  if (!s.ragged) return {n, 0, s.queries, 0, defined(kv_lengths) ? index_at(kv_lengths, n) : s.keys};
+  const int64_t query = index_at(cu_q, n), key = index_at(cu_k, n);
+  return {0, query, index_at(cu_q, n + 1) - query, key, index_at(cu_k, n + 1) - key};
+}
+
+// The keys that one query, or any of neighbouring ones, sees: the sinks, and a range.
+struct Visible {
+  Range sinks, keys;
+
+  bool all_of(Range r) const {
+    return (r.begin >= keys.begin && r.end <= keys.end) || (r.begin >= sinks.begin && r.end <= sinks.end);
+  }
+  bool any_of(Range r) const {
+    return max(r.begin, keys.begin) < min(r.end, keys.end) || max(r.begin, sinks.begin) < min(r.end, sinks.end);
+  }
+  // The smallest range within r that holds every visible key of r; any_of(r) must hold.
+  Range hull_in(Range r) const {
+    const Range a = {max(r.begin, keys.begin), min(r.end, keys.end)};
+    const Range b = {max(r.begin, sinks.begin), min(r.end, sinks.end)};
+    if (a.begin >= a.end) return b;
+    if (b.begin >= b.end) return a;
+    return {min(a.begin, b.begin), max(a.end, b.end)};
+  }
+};
+
+struct Mask {
+  Sequence sequence;
+  int64_t group, window, sinks;
+  bool causal;
+
+  Mask(const Shape& s, const Sequence& q, bool is_causal, int64_t window_size, int64_t sink_count)
+      : sequence(q), group(s.group), window(min(window_size, s.keys + s.queries)), sinks(min(sink_count, q.keys)),
+        causal(is_causal) {}
+
+  int64_t rows() const { return sequence.queries * group; }
+  Place place(int64_t row, int64_t head) const {
+    return {sequence.batch, sequence.first_query + row / group, head * group + row % group};
+  }
+
+  Visible at(int64_t row) const {
+    const int64_t first = sequence.first_key, last = first + sequence.keys;
+    const int64_t position = row / group + last - sequence.queries;
+    Visible v = {{first, first + sinks}, {first, last}};
+    if (causal) v.keys.end = max(first, position + 1);
+    if (window > 0) v.keys.begin = max(first, position - window + 1);
+    return v;
+  }
+  // Both ends of a query's range only move forward from row to row.
+  Visible by_any(Range rows) const {
+    Visible v = at(rows.begin);
+    v.keys.end = at(rows.end - 1).keys.end;
+    return v;
+  }
+  Visible by_all(Range rows) const {
+    Visible v = at(rows.begin);
+    v.keys.begin = at(rows.end - 1).keys.begin;
+    if (v.keys.begin <= v.sinks.end) v.keys.begin = min(v.keys.begin, v.sinks.begin);
+    return v;
+  }
+};
+
+// Which of kLanes keys from `first` on a query sees.
+SBHAL_INLINE vi visible_lanes(const Visible& v, int64_t first) {
+  vi key;
+  for (int i = 0; i < kLanes; ++i) key[i] = i;
+  const auto from = [&](int64_t bound) {
+    return key >= static_cast<int32_t>(max<int64_t>(min<int64_t>(bound - first, kLanes), 0));
+  };
+  return (from(v.keys.begin) & ~from(v.keys.end)) | (from(v.sinks.begin) & ~from(v.sinks.end));
+}
+
+struct RowBlock {
+  int64_t sequence, first_row;
+};
+
+struct Problem {
+  const Tensor &q, &k, &v, &cu_q, &cu_k, &kv_lengths;
+  Shape shape;
+  bool causal;
+  int64_t window, sinks;
+  float scale;
+
+  Sequence sequence(int64_t n) const { return sequence_at(shape, cu_q, cu_k, kv_lengths, n); }
+  Mask mask(int64_t n) const { return Mask(shape, sequence(n), causal, window, sinks); }
+};
+
+inline int64_t most_row_blocks(const Shape& s) {
+  const int64_t rows = s.queries * s.group;
+  return s.ragged ? rows / kRows + s.sequences : s.batch * ceil_div(rows, kRows);
+}
+
+inline Range rows_of(const Mask& mask, const RowBlock& block) {
+  return {block.first_row, min(mask.rows(), block.first_row + kRows)};
+}
+
+// Longest first: later queries see more keys. Returns how many.
+inline int64_t list_row_blocks(const Problem& p, RowBlock* out) {
+  int64_t most = 0, count = 0;
+  for (int64_t n = 0; n < p.shape.sequences; ++n) most = max(most, p.sequence(n).queries * p.shape.group);
+  for (int64_t row = (most - 1) / kRows * kRows; row >= 0 && most > 0; row -= kRows)
+    for (int64_t n = 0; n < p.shape.sequences; ++n)
+      if (row < p.sequence(n).queries * p.shape.group) out[count++] = {n, row};
+  return count;
+}
+
+// What a register tile of rows sees of a block of keys, counted from the block's first key. Whole vectors of keys are
+// computed; where every row sees all of those, no mask is needed.
+struct Tile {
+  int64_t row, rows;
+  Range hull, vectors;
+  bool all;
+
+  bool sees(int64_t begin, int64_t end) const { return max(hull.begin, begin) < min(hull.end, end); }
+};
+
+struct Tiles {
+  Tile tile[kRows / kTileRows];
+  int count = 0;
+
+  Tiles(const Mask& mask, Range rows, Range keys) {
+    for (int64_t r = rows.begin; r < rows.end; r += kTileRows) {
+      const Range part = {r, min(rows.end, r + kTileRows)};
+      const Visible any = mask.by_any(part);
+      Range hull = any.any_of(keys) ? any.hull_in(keys) : Range{keys.begin, keys.begin};
+      hull = {hull.begin - keys.begin, hull.end - keys.begin};
+      const Range vectors = {hull.begin / kLanes * kLanes, round_up(hull.end, kLanes)};
+      const bool all = mask.by_all(part).all_of({keys.begin + vectors.begin, keys.begin + vectors.end});
+      tile[count++] = {r - rows.begin, part.end - part.begin, hull, vectors, all};
+    }
+  }
+  const Tile* begin() const { return tile; }
+  const Tile* end() const { return tile + count; }
+};
+
+// ---- data
+
+// Element [b, i, h, 0] of a [batch, time, heads, size] tensor.
+template <class T> SBHAL_INLINE const T* row_at(const Tensor& t, int64_t b, int64_t i, int64_t h) {
+  return static_cast<const T*>(t.data) + b * t.stride[0] + i * t.stride[1] + h * t.stride[2];
+}
+
+inline float lse_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
+  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
+}
+
+// Rows of q or grad_o, times `factor`: zeros where the tensor is absent, or where `lse` says that no key is seen.
+// Returns whether every value is finite.
+template <class T>
+bool pack_query_rows(const Tensor& x, const Mask& mask, int64_t head, Range rows, int64_t columns, float factor,
+                     const float* lse, float* out) {
+  bool finite = true;
+  for (int64_t r = rows.begin; r < rows.end; ++r, out += pitch_of(columns)) {
+    const bool given = defined(x) && !(lse && lse[r] == kInfinity);
+    const Place at = mask.place(r, head);
+    finite &= pack_row(given ? row_at<T>(x, at.b, at.i, at.h) : nullptr, given ? columns : 0, columns, factor, out);
+  }
+  return finite;
+}
+
+// Zeros in a contiguous [batch, time, heads, columns] result for the queries that belong to no sequence.
+template <class T> void clear_padding(const Problem& p, const Tensor& out, int64_t columns) {
+  if (!p.shape.ragged) return;
+  const int64_t row = p.shape.heads * p.shape.group * columns;
+  for (int64_t n = index_at(p.cu_q, p.shape.sequences) * row; n < p.shape.queries * row; ++n)
+    static_cast<T*>(out.data)[n] = T{};
+}
+
+// Hands out consecutive parts of a buffer, each on its own cache line; measures when the base is null.
+struct Carver {
+  uintptr_t base;
+  int64_t bytes = 0;
+  explicit Carver(void* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
+  template <class T> T* take(int64_t count) {
+    T* part = reinterpret_cast<T*>(base + bytes);
+    bytes += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return part;
+  }
+};
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal

@@ -1,0 +1,135 @@
+// gated_linear_attention_step_: one token for each row of a batch, on states in place; one pass over each state.
+#include "gated_linear_attention.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+// One task's slice of the workspace, in floats.
+struct Layout {
+  int64_t k, decay, v, q, o, total;
+};
+
+Layout layout(const Sizes& s, const Tiling& columns, bool convert) {
+  Layout at = {};
+  const int64_t pitch = round_up(s.K, kLanes);
+  at.k = reserve(&at.total, pitch);
+  at.decay = reserve(&at.total, pitch);
+  at.v = reserve(&at.total, columns.part_width());
+  at.q = reserve(&at.total, convert ? s.group * pitch : 0);
+  at.o = reserve(&at.total, convert ? s.group * columns.width : 0);
+  return at;
+}
+
+Sizes check_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
+                 const Tensor& slots) {
+  const Sizes s = check_heads(q, k, v, g, 1);
+  expect_shape("state", state, defined(slots) && state.ndim > 0 ? state.shape[0] : s.batch, s.heads, s.K, s.V);
+  check_dtype("state", state, DType::f32);
+  for (int i = 0; i < 4; ++i)
+    if (state.shape[i] > 1 && (i == 3 ? state.stride[i] != 1 : state.stride[i] == 0))
+      fail(Error::value, "state has stride %lld along axis %d, which cannot be updated in place: expected %s",
+           static_cast<long long>(state.stride[i]), i, i == 3 ? "1" : "memory of its own for every element");
+  if (defined(slots)) {
+    if (slots.dtype != DType::i32) check_dtype("slots", slots, DType::i64);
+    expect_shape("slots", slots, s.batch);
+  }
+  return s;
+}
+
+int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
+             const Tensor& slots, double) {
+  const Sizes s = check_step(q, k, v, g, state, slots);
+  const Tiling columns = tile(s.V, s.group, s.batch * s.heads);
+  const int64_t scratch = slots_of(s, columns) * layout(s, columns, q.dtype != DType::f32).total * 4;
+  return scratch + (defined(slots) ? ceil_div(state.shape[0], 8) : 0);
+}
+
+// Every slot is -1 or names a state of its own. `seen` has a bit for every state.
+void check_slots(const Tensor& slots, int64_t states, uint8_t* seen) {
+  __builtin_memset(seen, 0, static_cast<size_t>(ceil_div(states, 8)));
+  for (int64_t b = 0; b < slots.shape[0]; ++b) {
+    const int64_t slot = integer_at(slots, b);
+    if (slot < -1 || slot >= states)
+      fail(Error::value, "slots[%lld] is %lld, expected -1 or an index below the %lld slots of state",
+           static_cast<long long>(b), static_cast<long long>(slot), static_cast<long long>(states));
+    if (slot < 0) continue;
+    const int bit = 1 << slot % 8;
+    if (seen[slot / 8] & bit)
+      fail(Error::value, "slots[%lld] is %lld, the slot of an earlier row", static_cast<long long>(b),
+           static_cast<long long>(slot));
+    seen[slot / 8] = static_cast<uint8_t>(seen[slot / 8] | bit);
+  }
+}
+
+// [B, ...] as [B, 1, ...].
+Tensor with_time(const Tensor& x) {
+  Tensor y = x;
+  y.ndim = x.ndim + 1;
+  for (int i = 1; i < x.ndim; ++i) y.shape[i + 1] = x.shape[i], y.stride[i + 1] = x.stride[i];
+  y.shape[1] = 1, y.stride[1] = 0;
+  return y;
+}
+
+struct Step {
+  Sizes size;
+  Tiling columns;
+  Layout at;
+  Tensor q, k, v, g, o;
+  const Tensor& state;
+  float scale;
+
+  void run(int64_t b, int64_t slot, int64_t head, int64_t first, int64_t count, float* scratch) const {
+    const Sequence here = {b, 0, 1};
+    float *row = scratch + at.k, *decay = scratch + at.decay, *values = scratch + at.v;
+    const HeadRows queries = stage_heads(size, q, here, 1, head, size.K, scratch + at.q);
+    stage_rows<false>(k, here, 1, head, 0, size.K, row, 0);
+    stage_rows<true>(g, here, 1, head, 0, size.K, decay, 0);
+    stage_rows<false>(v, here, 1, head, first, count, values, 0);
+    float* states = static_cast<float*>(state.data) + slot * state.stride[0] + head * state.stride[1] + first;
+    for (int64_t j = 0; j < count; j += columns.width) {
+      const int64_t width = min(columns.width, count - j), vectors = ceil_div(width, kLanes);
+      const HeadRows out = output_heads(size, o, here, head, first + j, columns.width, scratch + at.o);
+      const Pass pass = {size.K, states + j, states + j, state.stride[2], row, values + j, decay,
+                         queries, out, width, scale};
+      if (width % kLanes)
+        pass_group<false, State::memory_partial>(pass, 0, size.group, vectors);
+      else
+        pass_group<false, State::memory>(pass, 0, size.group, vectors);
+      store_heads(size, o, here, 1, head, first + j, width, out);
+    }
+  }
+
+  void skip(int64_t b, int64_t head, int64_t first, int64_t count) const {
+    const int64_t bytes = o.dtype == DType::f32 ? 4 : 2;
+    for (int64_t h = head * size.group; h < (head + 1) * size.group; ++h)
+      __builtin_memset(static_cast<char*>(o.data) + (b * o.stride[0] + h * o.stride[2] + first) * bytes, 0,
+                       static_cast<size_t>(count * bytes));
+  }
+};
+
+void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
+            const Tensor& slots, double scale, const Tensor& o, const Launch& launch) {
+  const Sizes s = check_step(q, k, v, g, state, slots);
+  const Tiling columns = tile(s.V, s.group, s.batch * s.heads);
+  const Layout at = layout(s, columns, q.dtype != DType::f32);
+  float* workspace = reinterpret_cast<float*>(launch.workspace);
+  if (defined(slots))
+    check_slots(slots, state.shape[0], reinterpret_cast<uint8_t*>(workspace + slots_of(s, columns) * at.total));
+  const Step step = {s,           columns, at, with_time(q), with_time(k), with_time(v), with_time(g), with_time(o),
+                     state, static_cast<float>(scale)};
+  const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(s, columns)));
+  parallel_for(s.batch * s.heads * columns.parts, threads, [&](int64_t index, int thread) {
+    const int64_t part = index % columns.parts, head = index / columns.parts % s.heads;
+    const int64_t b = index / columns.parts / s.heads;
+    const int64_t slot = defined(slots) ? integer_at(slots, b) : b;
+    if (slot < 0) return step.skip(b, head, columns.first(part), columns.count(part));
+    step.run(b, slot, head, columns.first(part), columns.count(part), workspace + thread * at.total);
+  });
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal
+
+SBHAL_CPU_KERNEL(gated_linear_attention_step_, 1, plan, launch)

@@ -1,0 +1,84 @@
+// lif_scan: leaky integrate-and-fire neurons over time. A block of neurons goes through all steps with its state in L1,
+// so every input is read once and every spike is written once.
+#include "core/parallel.h"
+#include "lif_scan.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
+             double decay, double input_gain, double v_rest, double v_threshold, const char* reset, double v_reset,
+             bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
+             double v_min, const char* surrogate, double alpha, double beta, bool) {
+  check_scan_input(x);
+  lanes_of("x", x);
+  Parameter("v0", v0, x, 0);
+  Parameter("decay_tensor", decay_tensor, x, 0);
+  Parameter("v_threshold_tensor", v_threshold_tensor, x, 0);
+  neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
+            reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  return 0;
+}
+
+struct State {
+  alignas(64) float v[kBlock];
+  alignas(64) float decay[kBlock];
+  alignas(64) float threshold[kBlock];
+};
+
+// One step of `lanes` neurons; v_row is null where the states of single steps are not wanted.
+template <class T> SBHAL_INLINE void step(const Neuron& n, State& state, const T* x, T* spikes, float* v_row,
+                                          int64_t lanes, bool around_cache) {
+  for (int64_t i = 0; i < lanes; i += kLanes) {
+    prefetch(x + i + kBlock);
+    const vf v = load(state.v + i), threshold = load(state.threshold + i);
+    const vf fired = n.reset_next_step ? fire(n, v, threshold) : zero();
+    const vf h = charge(n, v, load(x + i, lanes - i), fired, load(state.decay + i), threshold);
+    const vf s = fire(n, h, threshold);
+    const vf next = clamp_below(n, settle(n, h, s, threshold));
+    put(spikes + i, s, lanes - i, around_cache);
+    store(state.v + i, next);
+    if (v_row) put(v_row + i, next, lanes - i, around_cache);
+  }
+}
+
+void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
+            double decay, double input_gain, double v_rest, double v_threshold, const char* reset, double v_reset,
+            bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
+            double v_min, const char* surrogate, double alpha, double beta, bool return_v, const Tensor& spikes,
+            const Tensor& v_final, const Tensor& v, const Launch& launch) {
+  const Neuron n =
+      neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
+                reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  const Parameter start("v0", v0, x, n.v_rest), decays("decay_tensor", decay_tensor, x, n.decay),
+      thresholds("v_threshold_tensor", v_threshold_tensor, x, n.v_threshold);
+  const int64_t steps = x.shape[0], neurons = lanes_of("x", x);
+  const Blocks blocks(neurons);
+  with_float(x.dtype, [&](auto* type) {
+    using T = typename ElementOf<decltype(type)>::type;
+    const bool around_cache = steps * neurons * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+    parallel_for(blocks.tasks, launch.num_threads, [&](int64_t task, int) {
+      State state{};
+      for (int64_t first = blocks.begin(task); first < blocks.end(task, neurons); first += kBlock) {
+        const int64_t lanes = min(kBlock, neurons - first);
+        start.fill(state.v, first, lanes);
+        decays.fill(state.decay, first, lanes);
+        thresholds.fill(state.threshold, first, lanes);
+        const Steps<T> inputs(x, first), outputs(spikes, first);
+        const Steps<float> states(v, first);
+        for (int64_t t = 0; t < steps; ++t)
+          step(n, state, inputs.at(t), outputs.at(t), return_v ? states.at(t) : nullptr, lanes, around_cache);
+        float* last = static_cast<float*>(v_final.data) + first;
+        for (int64_t i = 0; i < lanes; i += kLanes) store(last + i, load(state.v + i), lanes - i);
+      }
+      stream_fence();
+    });
+  });
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal
+
+SBHAL_CPU_KERNEL(lif_scan, 1, plan, launch)

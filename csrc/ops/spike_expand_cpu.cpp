@@ -1,0 +1,90 @@
+// spike_expand: integer counts to spike trains, one int8 plane a time step.
+#include "spike_train.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+// The counts that `steps` steps of a coding can hold.
+struct Range {
+  int32_t low, high;
+};
+Range range_of(Coding coding, int64_t steps) {
+  const int32_t bits = static_cast<int32_t>(min<int64_t>(steps, 17)),
+                most = static_cast<int32_t>(min<int64_t>(steps, 32768));
+  switch (coding) {
+    case Coding::binary: return {0, most};
+    case Coding::ternary: return {-most, most};
+    case Coding::bitwise: return {0, (1 << bits) - 1};
+    case Coding::bitwise_signed: return {1 - (1 << bits), (1 << bits) - 1};
+    case Coding::twos_complement: break;
+  }
+  return {-(1 << (bits - 1)), (1 << (bits - 1)) - 1};
+}
+
+int64_t plan(const Tensor& counts, const char* coding, int64_t timesteps, const char* bit_order) {
+  check_dtype("counts", counts, DType::i16);
+  rows_of("counts", counts);
+  coding_of(coding);
+  is_msb_first(bit_order);
+  if (timesteps < 1) fail(Error::value, "timesteps is %lld, expected at least 1", static_cast<long long>(timesteps));
+  return 0;
+}
+
+void check_counts(const Tensor& counts, const Rows& rows, const char* coding, int64_t timesteps, int num_threads) {
+  const Range range = range_of(coding_of(coding), timesteps);
+  int32_t lowest = 0, highest = 0;
+  parallel_pieces(rows, num_threads, [&](int64_t row, int64_t begin, int64_t end) {
+    const int16_t* c = static_cast<const int16_t*>(counts.data) + row * rows.stride;
+    int16_t low = 0, high = 0;
+    for (int64_t i = begin; i < end; ++i) low = min(low, c[i]), high = max(high, c[i]);
+    reach_down(&lowest, low);
+    reach_up(&highest, high);
+  });
+  if (lowest >= range.low && highest <= range.high) return;
+  fail(Error::value, "counts holds %d, coding '%s' with timesteps=%lld holds %d to %d",
+       lowest < range.low ? lowest : highest, coding, static_cast<long long>(timesteps), range.low, range.high);
+}
+
+// What a count emits at step t of a unary coding, or where the bit of weight 2^t is due.
+template <Coding coding> SBHAL_INLINE int8_t spike(int32_t c, int32_t t) {
+  switch (coding) {
+    case Coding::binary: return c > t;
+    case Coding::ternary: return static_cast<int8_t>((c > t) - (c < -t));
+    case Coding::bitwise_signed: {
+      const int32_t bit = (c < 0 ? -c : c) >> t & 1;
+      return static_cast<int8_t>(c < 0 ? -bit : bit);
+    }
+    default: return static_cast<int8_t>(c >> t & 1);
+  }
+}
+
+template <Coding coding> void expand(const Tensor& counts, const Rows& rows, int64_t timesteps, bool msb_first,
+                                     const Tensor& trains, int num_threads) {
+  const bool unary = coding == Coding::binary || coding == Coding::ternary;
+  parallel_pieces(rows, num_threads, [&](int64_t row, int64_t begin, int64_t end) {
+    const int16_t* c = static_cast<const int16_t*>(counts.data) + row * rows.stride;
+    int8_t* out = static_cast<int8_t*>(trains.data) + row * rows.width;
+    for (int64_t step = 0; step < timesteps; ++step, out += rows.count * rows.width) {
+      // beyond the largest count and the highest bit every further step is alike
+      const int64_t t = min<int64_t>(unary || !msb_first ? step : timesteps - 1 - step, unary ? 32768 : 16);
+      for (int64_t i = begin; i < end; ++i) out[i] = spike<coding>(c[i], static_cast<int32_t>(t));
+    }
+  });
+}
+
+void launch(const Tensor& counts, const char* coding, int64_t timesteps, const char* bit_order, const Tensor& trains,
+            const Launch& launch) {
+  const Rows rows = folded(rows_of("counts", counts));
+  const bool msb_first = is_msb_first(bit_order);
+  check_counts(counts, rows, coding, timesteps, launch.num_threads);
+  with_coding(coding_of(coding), [&](auto constant) {
+    expand<constant.value>(counts, rows, timesteps, msb_first, trains, launch.num_threads);
+  });
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal
+
+SBHAL_CPU_KERNEL(spike_expand, 1, plan, launch)

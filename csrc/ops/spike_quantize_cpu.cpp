@@ -1,0 +1,49 @@
+// spike_quantize: spike_encode and back to activations, each row while it is in cache.
+#include "spike_encode.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+int64_t plan(const Tensor& x, double k) {
+  if (x.ndim < 1) fail(Error::value, "x has no axes, expected [..., K]");
+  check_float("x", x);
+  rows_of("x", x);
+  if (!(k > 0)) fail(Error::value, "k is %g, expected a positive number", k);
+  return 0;
+}
+
+template <class T> void quantize_row(const T* x, int64_t width, float threshold, T* y, bool around_cache) {
+  const vf t = set(threshold);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const vf value = to_count(load(x + i, width - i) / t) * t;
+    if (around_cache && width - i >= kLanes)
+      stream(y + i, value);
+    else
+      store(y + i, value, width - i);
+  }
+}
+
+void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
+  const Rows rows = rows_of("x", x);
+  const Threshold rule = {static_cast<float>(k), 1e-5f, 1e4f};
+  with_float(x.dtype, [&](auto* type) {
+    using T = typename ElementOf<decltype(type)>::type;
+    const bool around_cache = rows.count * rows.width * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+    parallel_for(ceil_div(rows.count, kRowsPerTask), launch.num_threads, [&](int64_t task, int) {
+      const int64_t end = min(rows.count, (task + 1) * kRowsPerTask);
+      for (int64_t row = task * kRowsPerTask; row < end; ++row) {
+        const T* data = static_cast<const T*>(x.data) + row * rows.stride;
+        const float threshold = threshold_of(data, rows.width, rule, false);
+        quantize_row(data, rows.width, threshold, static_cast<T*>(y.data) + row * rows.width, around_cache);
+      }
+      stream_fence();
+    });
+  });
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal
+
+SBHAL_CPU_KERNEL(spike_quantize, 1, plan, launch)

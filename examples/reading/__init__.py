@@ -1,0 +1,1 @@
+"""The parts of ``read_text.py``: its text, its training, what it measures, and how it reports."""

@@ -1,0 +1,61 @@
+"""Results against the float64 oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ...spec import Case, OpSpec
+from ..judge import Judgement
+from . import Context, check, has_elements, is_legal
+
+
+@check("results are within tolerance of the float64 oracle", applies=lambda s, c: True, every_dtype=True, quick=None)
+def values(ctx: Context) -> Judgement:
+    return ctx.judge(ctx.call(ctx.args()))
+
+
+def _has_alternatives(spec: OpSpec, case: Case) -> bool:
+    present = [d for n, d in spec.inputs.items() if n not in spec.optional or n in case.given]
+    gradients = [n for n in spec.inputs if n.startswith("grad_")]
+    more = any("|" in d.axes or "|" in d.dtype or d.dtype in ("float", "index") for d in present[1:])
+    return has_elements(spec, case) and (more or len(gradients) > 1)
+
+
+@check(
+    "the other axes and dtypes that inputs accept, and absent gradients, are within tolerance too",
+    applies=_has_alternatives,
+    every_dtype=True,
+    quick=2,
+)
+def alternatives(ctx: Context) -> Judgement:
+    args = ctx.args(alternative=True)
+    return ctx.judge(ctx.call(args), args, "alternative")
+
+
+def _emptied(case: Case, axis: str) -> Case:
+    size = case.sizes[axis]
+    empty = (0, *size[1:]) if isinstance(size, tuple) else 0
+    return replace(case, sizes={**case.sizes, axis: empty}, ragged=(0,) * len(case.ragged))
+
+
+def _axes_that_may_be_empty(spec: OpSpec, case: Case) -> tuple[str, ...]:
+    """Those that the declaration accepts at size zero."""
+    return tuple(axis for axis in case.sizes if is_legal(spec, _emptied(case, axis)))
+
+
+@check("an axis of size zero is served", full=2, parts=_axes_that_may_be_empty)
+def zero_size(ctx: Context) -> Judgement:
+    small = replace(ctx, case=_emptied(ctx.case, ctx.part))
+    return small.judge(small.call(small.args()))
+
+
+@check(
+    "inference mode changes nothing",
+    applies=lambda spec, case: has_elements(spec, case) and spec.forward is None,
+)
+def inference_mode(ctx: Context) -> Judgement:
+    with torch.inference_mode():
+        args = ctx.args()
+        return ctx.judge({n: t.clone() for n, t in ctx.call(args).items()})

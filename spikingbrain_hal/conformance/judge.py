@@ -1,0 +1,198 @@
+"""When a result is right: the acceptance rules, and nothing about any one operator.
+
+Float outputs are held to what the same maths in working precision achieves, elementwise and in the mean; carried
+state to an absolute bound however coarse the other tensors are; discrete outputs to what rounding may decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..spec import OpSpec
+from .truth import Truth
+
+MAX_RATIO = 4.0
+RMS_RATIO = 2.0
+STATE_BOUND = 2.0**-14
+EXCUSED_SHARE = 1e-4
+EXCUSED_EXTRA = 1
+UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+WORKING_ROUNDOFF = 2.0**-24
+SMALLEST = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
+
+
+class Mismatch(AssertionError):
+    """A result is outside tolerance, or a promise is broken.
+
+    Attributes:
+        worst: The error as a fraction of what is allowed, where that makes sense.
+    """
+
+    def __init__(self, message: str, worst: float | None = None) -> None:
+        super().__init__(message)
+        self.worst = worst
+
+
+@dataclass
+class Judgement:
+    """What a comparison found: the worst error as a fraction of what is allowed, and what was not held against it."""
+
+    worst: float = 0.0
+    excused: int = 0
+    excluded: int = 0
+
+    def add(self, other: Judgement) -> Judgement:
+        """Joins two comparisons of one case."""
+        return Judgement(
+            max(self.worst, other.worst), self.excused + other.excused, self.excluded + other.excluded
+        )
+
+
+def judge(spec: OpSpec, truth: Truth, outputs: Mapping[str, Tensor]) -> Judgement:
+    """Compares the outputs of a call with the truth.
+
+    Raises:
+        Mismatch: One is outside tolerance.
+    """
+    found = Judgement()
+    for name, got in outputs.items():
+        expected = truth.expected[name]
+        if got.shape != expected.shape:
+            raise Mismatch(f"{name} has shape {list(got.shape)}, expected {list(expected.shape)}")
+        if got.dtype != truth.base[name].dtype:
+            raise Mismatch(f"{name} is {got.dtype}, expected {truth.base[name].dtype}")
+        if not got.is_contiguous():
+            raise Mismatch(f"{name} is not contiguous")
+        if got.numel() == 0:
+            continue
+        if name in truth.floor:
+            found = found.add(_judge_discrete(name, truth, got))
+        elif got.is_floating_point():
+            found = found.add(_judge_float(spec, name, truth, got))
+        elif not torch.equal(got, expected.to(got.dtype)):
+            raise Mismatch(f"{name} differs at {_place(got != expected)}, integers must be equal")
+    return found
+
+
+def _judge_discrete(name: str, truth: Truth, got: Tensor) -> Judgement:
+    values, floor, ceiling = got.double(), truth.floor[name], truth.ceiling[name]
+    wrong = (values < floor) | (values > ceiling) | values.isnan()
+    if wrong.any():
+        count = int(wrong.sum())
+        raise Mismatch(f"{name} is wrong in {count} of {got.numel()} decisions, first at {_place(wrong)}")
+    excused = int((values != truth.expected[name]).sum())
+    allowed = EXCUSED_SHARE * got.numel() + EXCUSED_EXTRA
+    if excused > allowed:
+        raise Mismatch(
+            f"{name} differs in {excused} of {got.numel()} decisions that rounding could explain, "
+            f"at most {allowed:.1f} are excused",
+            excused / allowed,
+        )
+    return Judgement(excused=excused)
+
+
+def _judge_float(spec: OpSpec, name: str, truth: Truth, got: Tensor) -> Judgement:
+    kept = ~truth.excluded[name] if name in truth.excluded else torch.ones_like(got, dtype=torch.bool)
+    expected = truth.expected[name]
+    _compare_special_values(name, got, expected, kept)
+    finite = kept & expected.to(got.dtype).isfinite()
+    excluded = int((~kept).sum())
+    if not finite.any():
+        return Judgement(excluded=excluded)
+    error = (got.double() - expected).abs()[finite]
+    magnitude = torch.nan_to_num(truth.magnitude[name].double().abs()[finite])
+    worst = 0.0
+    state = is_state(spec, name)
+    if state:
+        worst = _worst(name, error, STATE_BOUND * magnitude, finite, "of carried state")
+    if not state or _only_float32(spec, truth):
+        base = (truth.base[name].double() - expected).abs()[finite]
+        size = expected[finite].abs(), truth.scale.get(name, 0.0)
+        worst = max(worst, _within_base(name, got, error, base, size, magnitude, finite))
+    return Judgement(worst, excluded=excluded)
+
+
+def is_state(spec: OpSpec, name: str) -> bool:
+    """Whether an output is what a recurrence hands on."""
+    return name in spec.mutates or (spec.time is not None and name == spec.time.state_out)
+
+
+def _only_float32(spec: OpSpec, truth: Truth) -> bool:
+    return all(t.dtype not in (torch.float16, torch.bfloat16) for t in truth.base.values())
+
+
+def _compare_special_values(name: str, got: Tensor, expected: Tensor, kept: Tensor) -> None:
+    rounded = expected.to(got.dtype)
+    for what, test in (("NaN", torch.isnan), ("inf", torch.isposinf), ("-inf", torch.isneginf)):
+        differs = kept & (test(got) != test(rounded))
+        if differs.any():
+            raise Mismatch(f"{name} differs in where it is {what}, first at {_place(differs)}")
+
+
+def _within_base(
+    name: str,
+    got: Tensor,
+    error: Tensor,
+    base: Tensor,
+    size: tuple[Tensor, float],
+    magnitude: Tensor,
+    finite: Tensor,
+) -> float:
+    unit = UNIT_ROUNDOFF[got.dtype]
+    floor = 2 * WORKING_ROUNDOFF * magnitude + SMALLEST[got.dtype]
+    peak = max(float(base.max()), unit * float(size[0].max()), unit * size[1])
+    worst = _worst(name, error, MAX_RATIO * peak + floor, finite, "")
+    rms = max(_rms(base), unit * _rms(size[0]), unit * size[1])
+    ratio = _rms(error) / (RMS_RATIO * rms + _rms(floor))
+    if ratio > 1:
+        raise Mismatch(f"{name} has an rms error of {_rms(error):.3g}, {ratio:.3g} times what is allowed", ratio)
+    return max(worst, ratio)
+
+
+def _worst(name: str, error: Tensor, allowed: Tensor, finite: Tensor, what: str) -> float:
+    ratio = torch.where(error == 0, 0.0, error / allowed)
+    worst, at = ratio.max(0)
+    if not worst <= 1:
+        place = finite.nonzero()[at].tolist()
+        raise Mismatch(
+            f"{name} has an error {what + ' ' if what else ''}of {float(error[at]):.3g} at {place}, "
+            f"{float(worst):.3g} times what is allowed",
+            float(worst),
+        )
+    return float(worst)
+
+
+def _rms(values: Tensor) -> float:
+    return math.sqrt(float(values.square().mean()))
+
+
+def _place(mask: Tensor) -> list[int]:
+    place: list[int] = mask.nonzero()[0].tolist()
+    return place
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in shape, dtype and value, NaN equal to NaN; the two zeros are told apart."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    both_nan = a.isnan() & b.isnan()
+    return bool((((a == b) & (a.signbit() == b.signbit())) | both_nan).all())
+
+
+def require_same_bits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raises Mismatch unless two sets of results are bitwise equal."""
+    for name, tensor in expected.items():
+        if not same_bits(found[name], tensor):
+            differs = (
+                f", first at {_place(found[name] != tensor)}"
+                if found[name].shape == tensor.shape and bool((found[name] != tensor).any())
+                else ""
+            )
+            raise Mismatch(f"{what}: {name} is not bitwise the same{differs}")

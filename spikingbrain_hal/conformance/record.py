@@ -1,0 +1,192 @@
+"""What a run leaves behind: one record a case, and what can be said about an operator from its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """How a case ended."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    CRASH = "crash"  # the worker process died
+    TIMEOUT = "timeout"
+    LIED = "lied"  # a plan accepted what the launch called unsupported
+    UNSUPPORTED = "unsupported"  # a legal call that the backend says it does not serve
+    WAIVED = "waived"  # reserved: fails, as a waiver expects
+    NOT_RUN = "not_run"
+
+
+BROKEN = (Status.FAIL, Status.CRASH, Status.TIMEOUT, Status.LIED)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result of one case.
+
+    Attributes:
+        id: The case's id.
+        op, check, part, dtype, case: Its pieces.
+        status: How it ended.
+        seconds: How long it took.
+        worst: The worst error as a fraction of what is allowed, where errors were measured.
+        excused: Decisions that differ from the exact ones and that rounding explains.
+        excluded: Elements that were not compared because a derivative jumps there.
+        message: Why it did not pass.
+        reproduce: The command that runs this case alone, for one that is broken.
+    """
+
+    id: str
+    op: str
+    check: str
+    part: str
+    dtype: str
+    case: str
+    status: Status
+    seconds: float = 0.0
+    worst: float | None = None
+    excused: int = 0
+    excluded: int = 0
+    message: str = ""
+    reproduce: str = ""
+
+    @property
+    def broken(self) -> bool:
+        """Whether this fails a run."""
+        return self.status in BROKEN
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast one operator ran at one of its benchmark cases.
+
+    Attributes:
+        op, case, dtype: What ran.
+        milliseconds: Median time of a call.
+        gflops, gbytes_per_s: Rates by the declared work and the size of the tensors.
+        share: The time that the roofline allows over the time taken.
+        bound: What the roofline says limits it, ``"compute"`` or ``"memory"``.
+        message: Why it was not timed.
+    """
+
+    op: str
+    case: str
+    dtype: str
+    milliseconds: float | None = None
+    gflops: float | None = None
+    gbytes_per_s: float | None = None
+    share: float | None = None
+    bound: str = ""
+    message: str = ""
+
+
+@dataclass
+class Report:
+    """A whole run.
+
+    Attributes:
+        about: Backend, device, versions, commit, profile, seed, command: what was run on what.
+        records: One a case.
+        roofline: Peak rates measured in this run.
+        timings: The performance section.
+        problems: What is wrong beyond single cases.
+    """
+
+    about: dict[str, Any]
+    records: list[Record]
+    roofline: dict[str, float] = field(default_factory=dict)
+    timings: list[Timing] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cases by status, every status named."""
+        found = Counter(r.status for r in self.records)
+        return {status.value: found[status] for status in Status}
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run shows what it set out to show: something passed, and nothing is broken."""
+        return not self.problems and not any(r.broken for r in self.records) and self.counts["pass"] > 0
+
+    def operators(self) -> list[Summary]:
+        """One summary an operator, in the order of the records."""
+        return [Summary.of(op, rows) for op, rows in group(self.records, "op").items()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with stable keys, as ``report.json`` has it."""
+        return {
+            "format": 1,
+            "passed": self.passed,
+            **self.about,
+            "counts": self.counts,
+            "problems": self.problems,
+            "operators": [asdict(s) for s in self.operators()],
+            "cases": [asdict(r) | {"status": r.status.value} for r in self.records],
+            "bench": {"roofline": self.roofline, "timings": [asdict(t) for t in self.timings]},
+        }
+
+
+def group(records: Iterable[Record], key: str) -> dict[str, list[Record]]:
+    """Records by one of their fields, in order of first appearance."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(getattr(record, key), []).append(record)
+    return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An operator at one dtype, or as a whole."""
+
+    total: int
+    passed: int
+    broken: int
+    unsupported: int
+    not_run: int
+    worst: float | None
+
+    @staticmethod
+    def of(records: Sequence[Record]) -> Cell:
+        """Counts records; the worst error is over those that passed or failed by it."""
+        count = Counter(r.status for r in records)
+        errors = [r.worst for r in records if r.worst is not None]
+        return Cell(
+            total=len(records),
+            passed=count[Status.PASS],
+            broken=sum(count[s] for s in BROKEN),
+            unsupported=count[Status.UNSUPPORTED],
+            not_run=count[Status.NOT_RUN],
+            worst=max(errors) if errors else None,
+        )
+
+    @property
+    def verdict(self) -> str:
+        """``pass`` only where every case passed."""
+        if self.broken:
+            return "fail"
+        if self.passed == self.total:
+            return "pass"
+        return "unsupported" if not self.passed and self.unsupported else "partial"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One operator of a run: as a whole, and for each dtype."""
+
+    op: str
+    verdict: str
+    whole: Cell
+    dtypes: dict[str, Cell]
+
+    @staticmethod
+    def of(op: str, records: Sequence[Record]) -> Summary:
+        """Sums up an operator's records."""
+        whole = Cell.of(records)
+        cells = {dtype: Cell.of(rows) for dtype, rows in group(records, "dtype").items()}
+        return Summary(op, whole.verdict, whole, cells)

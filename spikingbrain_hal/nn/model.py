@@ -1,0 +1,156 @@
+"""The hybrid model of SpikingBrain-7B: linear and windowed attention in turn, spiking MLPs between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .config import SpikingBrainConfig
+from .gated_linear_attention import GatedLinearAttention, LinearState
+from .spiking import SpikingMLP
+from .windowed_attention import RingCache, WindowedAttention
+
+
+class HybridBlock(nn.Module):
+    """One block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+
+    Args:
+        config: Sizes of the model.
+        index: Which block it is, from 0: even ones have linear attention, odd ones windowed.
+
+    Source: SpikingBrain technical report, section 3.
+    """
+
+    def __init__(self, config: SpikingBrainConfig, index: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = WindowedAttention(config) if index % 2 else GatedLinearAttention(config)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = SpikingMLP(config)
+
+    def forward(self, x: Tensor, state: LinearState | RingCache) -> Tensor:
+        """Maps x, [B, T, hidden_size], to the same shape, and advances the state."""
+        x = x + self.attention(self.attention_norm(x), state)
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
+
+
+@dataclass
+class State:
+    """What the model carries from token to token: one state for each block, of constant size.
+
+    Args:
+        blocks: The blocks' states in order.
+    """
+
+    blocks: list[LinearState | RingCache]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, the same at every context length."""
+        return sum(state.nbytes for state in self.blocks)
+
+    def clone(self) -> State:
+        """An independent copy, to read on from the same place twice."""
+        return State([state.clone() for state in self.blocks])
+
+
+class SpikingBrain(nn.Module):
+    """A language model of SpikingBrain-7B's shape.
+
+    The same :meth:`forward` trains on whole sequences, prefills a document in chunks and decodes
+    token by token; the results don't depend on how a sequence is cut.
+
+    Args:
+        config: Sizes of the model.
+
+    Source: SpikingBrain technical report, section 3.
+    """
+
+    def __init__(self, config: SpikingBrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(HybridBlock(config, i) for i in range(config.layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.apply(_initialise)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token."""
+        blocks = (cast(HybridBlock, block) for block in self.blocks)
+        return State([block.attention.initial_state(batch) for block in blocks])
+
+    def forward(self, tokens: Tensor, state: State | None = None, last_only: bool = False) -> tuple[Tensor, State]:
+        """Reads T tokens, one or many.
+
+        Args:
+            tokens: Token ids, [B, T], int64.
+            state: Where to read on from, advanced in place; pass a clone to keep it. The beginning
+                if absent.
+            last_only: Give the logits of the last token only.
+
+        Returns:
+            The logits of each next token, [B, T, vocab_size], or [B, 1, vocab_size] with last_only;
+            and the state. Gradients don't flow from one call into the one before it.
+        """
+        state = state or self.initial_state(tokens.shape[0])
+        x = self.embedding(tokens)
+        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+            x = block(x, block_state)
+        return self.lm_head(self.norm(x[:, -1:] if last_only else x)), state
+
+    @torch.no_grad()
+    def prefill(self, tokens: Tensor, state: State | None = None, chunk: int = 1024) -> tuple[Tensor, State]:
+        """Reads a document of any length in memory that doesn't grow with it.
+
+        Args:
+            tokens: Token ids, [B, T], T at least 1.
+            state: Where to read on from; advanced in place. The beginning if absent.
+            chunk: How many tokens are read at a time.
+
+        Returns:
+            The logits of the token after the last, [B, 1, vocab_size], and the state.
+        """
+        state = state or self.initial_state(tokens.shape[0])
+        for start in range(0, tokens.shape[1], chunk):
+            logits, state = self(tokens[:, start : start + chunk], state, last_only=True)
+        return logits, state
+
+    @torch.no_grad()
+    def generate(
+        self, logits: Tensor, state: State, temperature: float = 1.0, seed: int | None = None
+    ) -> Iterator[Tensor]:
+        """Samples tokens without end from where :meth:`prefill` stopped.
+
+        Args:
+            logits: Logits of the next token, [B, 1, vocab_size].
+            state: Where to read on from; advanced in place.
+            temperature: Divides the logits; 0 takes the most likely token.
+            seed: Makes the samples repeatable.
+
+        Yields:
+            The next token of each row, [B, 1].
+        """
+        source = torch.Generator(logits.device)
+        if seed is not None:
+            source.manual_seed(seed)
+        while True:
+            if temperature == 0:
+                token = logits[:, -1].argmax(-1, keepdim=True)
+            else:
+                chances = (logits[:, -1].float() / temperature).softmax(-1)
+                token = torch.multinomial(chances, 1, generator=source)
+            yield token
+            logits, state = self(token, state)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

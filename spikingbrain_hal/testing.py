@@ -1,0 +1,284 @@
+"""For people who write kernels: inputs for any declared operator, poisoned memory, comparison with the oracle.
+
+    from spikingbrain_hal import testing
+    from spikingbrain_hal.registry import OPERATORS
+
+    spec = OPERATORS["attention"]
+    args = testing.make_inputs(spec, spec.cases[0], torch.bfloat16)
+    testing.assert_matches(spec, args, my_attention(*args))
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .backend import Backend, DeviceProperties, Kernel
+from .coding import bounds
+from .registry import OPERATORS
+from .spec import Case, OpSpec
+
+Arguments = Mapping[str, Any]
+Fill = Callable[[tuple[int, ...], Arguments, Generator], Tensor]
+
+
+def _normal(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _current(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    """Strong enough that neurons at the default threshold fire in about a third of their steps."""
+    return 1.0 + 1.5 * torch.randn(shape, generator=generator)
+
+
+def _log_decay(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    """Mostly slow decay, a share that all but forgets, a share that forgets nothing."""
+    gate = F.logsigmoid(2.0 + 1.5 * torch.randn(shape, generator=generator))
+    kind = torch.rand(shape, generator=generator)
+    return torch.where(kind < 0.05, 30 * gate - 8, torch.where(kind > 0.98, 0.0, gate))
+
+
+def _activations(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    """Rows of every kind a threshold must cope with: one-signed, ties, zeros, huge, infinite, NaN; most are normal."""
+    x = torch.randn(shape, generator=generator)
+    rows = x.reshape(-1, shape[-1]) if x.numel() else x.new_empty(0, 1)
+    width = rows.shape[-1]
+    ties = a["k"] - 0.5 + torch.arange(width) % 2  # half counts exactly, as the mean is k and the threshold 1
+    ties[width // 2 * 2 :] = a["k"]
+    special: Sequence[Callable[[Tensor], Any]] = (
+        lambda row: row.abs_(),
+        lambda row: row.copy_(ties),
+        lambda row: row.zero_(),
+        lambda row: row.mul_(1e9),
+        lambda row: row[:1].fill_(torch.inf),
+        lambda row: row[-1:].fill_(torch.nan),
+    )
+    for i in range(1, rows.shape[0], 2):
+        special[i // 2 % len(special)](rows[i])
+    return x
+
+
+def _unit(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    return torch.rand(shape, generator=generator)
+
+
+def _threshold(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    return 0.5 + torch.rand(shape, generator=generator)
+
+
+def _counts(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    low, high = bounds(a["coding"], a["timesteps"])
+    counts = torch.randint(low, high + 1, shape, generator=generator)
+    counts.reshape(-1)[:2] = torch.tensor([low, high])[: counts.numel()]
+    return counts
+
+
+def _trains(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    signed = a["coding"] in ("ternary", "bitwise_signed")
+    return torch.randint(-1 if signed else 0, 2, shape, generator=generator)
+
+
+def _offsets(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    return F.pad(torch.tensor(a["ragged"]).cumsum(0), (1, 0))
+
+
+def _lengths(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    """Both ends of the range first."""
+    lengths = torch.randint(0, a["limit"] + 1, shape, generator=generator)
+    lengths[:2] = torch.tensor([a["limit"], 0])[: lengths.numel()]
+    return lengths
+
+
+def _slots(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
+    """Distinct, and where there is more than one row the last is skipped."""
+    slots = torch.randperm(a["slot"], generator=generator)[: shape[0]]
+    slots[1:][-1:] = -1
+    return slots
+
+
+FILLS: Mapping[str, Fill] = {
+    "normal": _normal,
+    "current": _current,
+    "log_decay": _log_decay,
+    "activations": _activations,
+    "unit": _unit,
+    "threshold": _threshold,
+    "counts": _counts,
+    "trains": _trains,
+    "offsets": _offsets,
+    "lengths": _lengths,
+    "slots": _slots,
+}
+
+
+def make_inputs(
+    spec: OpSpec,
+    case: Case,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    device: str = "cpu",
+    alternative: bool = False,
+) -> list[Any]:
+    """The arguments of one call, tensors then attributes, the same for the same seed on every machine.
+
+    Args:
+        spec: A declared operator, ``OPERATORS[name]``.
+        case: Sizes and attributes, one of ``spec.cases`` or an own one.
+        dtype: Of the first input and those that share it; other float inputs are float32.
+        seed: Chooses the values.
+        device: Where the tensors lie.
+        alternative: Take the second axes and dtypes of inputs that accept several, and leave one gradient out.
+
+    A backward is given what the reference of its forward saves, and normal gradients.
+    """
+    if spec.forward is not None:
+        return _backward_inputs(spec, spec.forward, case, dtype, seed, device, alternative)
+    generator = Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name}/{case.id}".encode()))
+    a: dict[str, Any] = dict.fromkeys(spec.inputs)
+    a |= {name: case.attrs.get(name, p.default) for name, p in spec.attributes.items()}
+    sizes: dict[str, Any] = {**case.sizes, "N+1": len(case.ragged) + 1}
+    for name in _fill_order(spec, case):
+        declared = spec.inputs[name]
+        sizes |= _derived(spec, a)
+        axes = declared.axes.split("|")[-1 if alternative else 0].split()
+        shape = tuple(_flatten(sizes[axis] if not axis.isdigit() else int(axis) for axis in axes))
+        known = {**a, **sizes, "ragged": case.ragged, "limit": sizes.get(declared.packs)}
+        values = FILLS[declared.fill](shape, known, generator)
+        a[name] = values.to(_choose_dtype(spec, name, a, dtype, alternative)).to(device)
+    return [a[name] for name in spec.arguments]
+
+
+def _flatten(sizes: Iterator[Any]) -> list[int]:
+    return [n for size in sizes for n in (size if isinstance(size, tuple) else (size,))]
+
+
+def _fill_order(spec: OpSpec, case: Case) -> list[str]:
+    """Inputs with a derived axis come last, once the tensors that it derives from are there."""
+    present = [n for n in spec.inputs if n not in spec.optional or n in case.given]
+    return sorted(present, key=lambda n: any(axis in spec.derived for axis in spec.inputs[n].axes.split()))
+
+
+def _derived(spec: OpSpec, a: Arguments) -> dict[str, int]:
+    found = {}
+    for axis, derive in spec.derived.items():
+        names = inspect.signature(derive).parameters
+        if all(a[n] is not None or n in spec.optional for n in names):
+            found[axis] = derive(**{n: a[n] for n in names})
+    return found
+
+
+def _choose_dtype(
+    spec: OpSpec, name: str, a: Arguments, dtype: torch.dtype, alternative: bool
+) -> torch.dtype:
+    first = next(iter(spec.inputs))
+    if name == first:
+        return dtype
+    if spec.inputs[name].dtype == "float":
+        return torch.bfloat16 if alternative and dtype == torch.float32 else dtype if alternative else torch.float32
+    return spec.accepted_dtypes(name, a)[-1 if alternative else 0]
+
+
+def _backward_inputs(
+    spec: OpSpec, forward: OpSpec, case: Case, dtype: torch.dtype, seed: int, device: str, alternative: bool
+) -> list[Any]:
+    args = make_inputs(forward, case, dtype, seed, device, alternative)
+    results = forward.reference(*args)
+    outputs = dict(zip(forward.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+    generator = Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name}/{case.id}".encode()))
+    a = forward.bind(args) | {n: outputs[n] for n in forward.saved}
+    gradients = [n for n in spec.inputs if n.startswith("grad_")]
+    for name in gradients:
+        like = outputs[name.removeprefix("grad_")]
+        switch = forward.outputs[name.removeprefix("grad_")].when
+        absent = switch is not None and not a[switch]
+        values = torch.randn(like.shape, generator=generator)
+        a[name] = None if absent else values.to(device=device, dtype=like.dtype)
+    if alternative and len(gradients) > 1:
+        a[gradients[-1]] = None
+    return [a[name] for name in spec.arguments]
+
+
+def tested_dtypes(spec: OpSpec) -> tuple[torch.dtype, ...]:
+    """The dtypes that an operator's first input may have on a backend; float64 is for the reference only."""
+    first = next(iter(spec.inputs))
+    accepted = spec.accepted_dtypes(first, dict.fromkeys(spec.inputs))
+    return tuple(d for d in accepted if d != torch.float64)
+
+
+def poison(tensor: Tensor) -> Tensor:
+    """Fills a tensor with what uninitialised memory may hold at worst, in place: NaN, or -1 in every bit."""
+    return tensor.fill_(torch.nan if tensor.is_floating_point() else 255 if tensor.dtype == torch.uint8 else -1)
+
+
+def assert_matches(spec: OpSpec, args: Sequence[Any], outputs: Any) -> float:
+    """Compares the results of one call with the float64 oracle by the rules of the conformance suite.
+
+    Args:
+        spec: The operator.
+        args: The arguments of the call, as :func:`make_inputs` gives them.
+        outputs: What the call returned, a tensor or a tuple.
+
+    Returns:
+        The worst error as a fraction of what is allowed.
+
+    Raises:
+        AssertionError: An output is outside tolerance; the message says which, where and by how much.
+    """
+    from .conformance.judge import judge
+    from .conformance.truth import truth
+
+    results = outputs if isinstance(outputs, tuple) else (outputs,)
+    named = dict(zip(spec.outputs, results, strict=True))
+    return judge(spec, truth(spec, args, named), named).worst
+
+
+def python_backend(
+    name: str, functions: Mapping[str, Callable[..., Any]] | None = None, device_type: str = "cpu"
+) -> Backend:
+    """A backend whose kernels are Python functions that return their outputs; the references where none is given.
+
+    Where hardware support starts: register it, replace one function after another, run the suite each time.
+
+    Args:
+        name: The backend's name.
+        functions: By operator, ``f(*inputs, *attributes) -> outputs``.
+        device_type: The torch device type of the tensors it takes.
+    """
+    given = functions or {}
+    return Backend(
+        name=name,
+        vendor="Python functions",
+        device_type=device_type,
+        probe=lambda: None,
+        load=lambda: {op: _python_kernel(spec, given.get(op, spec.reference)) for op, spec in OPERATORS.items()},
+        properties=lambda: DeviceProperties("PyTorch", {"torch": torch.__version__}),
+        simulated=True,
+    )
+
+
+def _python_kernel(spec: OpSpec, function: Callable[..., Any]) -> Kernel:
+    count = len(spec.arguments)
+
+    def plan(*args: Any) -> int:
+        spec.check(args)
+        return 0
+
+    def launch(*args: Any) -> None:
+        plan(*args[:count])
+        given = [
+            a.contiguous() if isinstance(a, Tensor) and n not in spec.mutates else a
+            for n, a in zip(spec.arguments, args, strict=False)
+        ]
+        with torch.autocast(given[0].device.type, enabled=False):
+            results = function(*given)
+        outputs = args[count : count + len(spec.outputs)]
+        for output, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            output.copy_(result)
+
+    return Kernel(plan, launch, spec.version)
