@@ -4,7 +4,7 @@ from . import ops
 from .backend import Backend, DeviceProperties, Kernel
 from .dispatch import stats
 from .errors import BackendUnavailable, DeviceError, UnsupportedOp
-from .selection import backends, register_backend, unregister_backend, use_backend
+from .selection import installed_backends, register_backend, unregister_backend, use_backend
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ __all__ = [
     "DeviceProperties",
     "Kernel",
     "UnsupportedOp",
-    "backends",
+    "installed_backends",
     "ops",
     "register_backend",
     "stats",

@@ -64,8 +64,8 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
             return _unserved(spec, args, device_type)
         try:
             return run(found, args)
-        except StrideError as error:
-            return _run_on_copies(spec, args, device_type, lambda copies: run(found, copies), error)
+        except StrideError:
+            return _run_on_copies(spec, args, device_type, lambda copies: run(found, copies))
         except Exception as error:
             return _refused(spec, args, device_type, error)
 
@@ -113,11 +113,7 @@ def _refused(spec: OpSpec, args: Sequence[Any], device_type: str, error: Excepti
 
 
 def _run_on_copies(
-    spec: OpSpec,
-    args: Sequence[Any],
-    device_type: str,
-    run: Callable[[Sequence[Any]], Any],
-    error: StrideError,
+    spec: OpSpec, args: Sequence[Any], device_type: str, run: Callable[[Sequence[Any]], Any]
 ) -> Any:
     spec.check(args)
     copies = list(args)

@@ -59,7 +59,7 @@ _active: dict[str, Active] = {}
 _pinned = threading.local()
 
 
-def backends() -> dict[str, Found]:
+def installed_backends() -> dict[str, Found]:
     """Every installed backend by name. Reads entry points; loads no native code."""
     with _lock:
         if not _found:
@@ -79,7 +79,7 @@ def register_backend(backend: Backend) -> None:
         ValueError: The name is taken.
     """
     with _lock:
-        if backend.name in backends() or backend.name == REFERENCE:
+        if backend.name in installed_backends() or backend.name == REFERENCE:
             raise ValueError(f"there is already a backend named {backend.name!r}")
         _found[backend.name] = Found(backend.name, backend, None)
 
@@ -94,11 +94,11 @@ def unregister_backend(name: str) -> None:
 
 
 def _usable(name: str) -> Backend:
-    found = backends().get(name)
+    found = installed_backends().get(name)
     if found is None:
-        close = get_close_matches(name, backends(), n=1)
+        close = get_close_matches(name, installed_backends(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        known = ", ".join(sorted(backends())) or "none"
+        known = ", ".join(sorted(installed_backends())) or "none"
         raise BackendUnavailable(f"there is no backend {name!r}.{hint} Installed: {known}")
     problem = found.problem or (found.backend.probe() if found.backend else "")
     if problem or found.backend is None:
@@ -147,7 +147,7 @@ def _choose(device_type: str) -> Active:
         backend = _usable(forced)
         if backend.device_type == device_type:
             return _activate(forced, strict=True, reason=f"SBHAL_BACKEND={forced}")
-    candidates = [f.backend for f in backends().values() if f.backend]
+    candidates = [f.backend for f in installed_backends().values() if f.backend]
     candidates = [b for b in candidates if b.device_type == device_type and not b.simulated and b.probe() is None]
     if not candidates:
         return _activate(REFERENCE, strict=False, reason=f"no backend serves {device_type} here")

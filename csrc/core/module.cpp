@@ -114,6 +114,8 @@ void convert(char code, PyObject* object, Value* out) {
       if (out->number == -1.0 && PyErr_Occurred()) throw py::error_already_set();
       return;
     case 's':
+      if (!PyUnicode_Check(object))
+        throw py::type_error(std::string("expected a str, got ") + Py_TYPE(object)->tp_name);
       out->text = PyUnicode_AsUTF8(object);
       if (!out->text) throw py::error_already_set();
       return;

@@ -44,11 +44,10 @@ int64_t carve(const Shape& s, void* memory, Workspace* w) {
     t.ds = carver.take<float>(kRows * kKeys);
     t.grad_k = carver.take<float>(kKeys * round_up(s.depth, kPanel));
     t.grad_v = carver.take<float>(kKeys * round_up(s.width, kPanel));
-    t.grad_q = t.grad_k;  // a task needs one of them; kRows == kKeys
+    t.grad_q = carver.take<float>(kRows * round_up(s.depth, kPanel));
   }
   return carver.bytes;
 }
-static_assert(kRows == kKeys, "grad_q takes the room of grad_k");
 
 int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
              const Tensor& kv_lengths, const Tensor& o, const Tensor& lse, const Tensor& grad_o,
@@ -109,8 +108,7 @@ void differentiate(const Call& c, const Mask& mask, const Tile& tile, Range rows
   const int64_t base = first_row_of(c, mask.sequence, head) + rows.begin;
   const bool whole = tile.all && tile.vectors.begin == 0 && tile.vectors.end == kKeys;
   for (int64_t r = tile.row; r < tile.row + tile.rows; ++r) {
-    const int64_t row = base + r;
-    const vf lse = set(c.w.lse[row]), delta = set(c.w.delta[row]);
+    const vf lse = set(c.w.lse[base + r]), delta = set(c.w.delta[base + r]);
     const Visible visible = mask.at(rows.begin + r);
     for (int64_t n = 0; n < kKeys; n += kLanes) {
       float *p = t.p + r * kKeys + n, *ds = t.ds + r * kKeys + n;
@@ -194,12 +192,11 @@ template <class T> void query_gradients(const Call& c, int64_t task, const Scrat
   const int64_t head = task % s.heads, pitch = pitch_of(s.depth), padded = round_up(s.depth, kPanel);
   const Mask mask = c.mask(block.sequence);
   const Range rows = rows_of(mask, block);
-  const Visible any = mask.by_any(rows);
   pack_queries<T>(c, mask, head, rows, t);
   clear(t.grad_q, kRows * padded);
   for (int64_t key_block = 0; key_block < c.w.key_blocks; ++key_block) {
     const Range block_keys = {key_block * kKeys, (key_block + 1) * kKeys};
-    if (!any.any_of(block_keys)) continue;
+    if (!mask.by_any(rows).any_of(block_keys)) continue;
     const Tiles tiles(mask, rows, block_keys);
     score_gradients(c, mask, tiles, rows, head, key_block, t);
     const int64_t at = (mask.sequence.batch * s.heads + head) * c.w.key_blocks + key_block;

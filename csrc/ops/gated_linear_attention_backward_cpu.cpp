@@ -162,7 +162,8 @@ struct Backward {
     }
   }
 
-  void block(const Task& task, const Sequence& here, int64_t count, const float* before) const {
+  void block(const Task& task, const Sequence& here, const float* before) const {
+    const int64_t count = min(kBlock, here.end - here.begin);
     stage(task, here, count);
     const HeadRows queries = stage_heads(size, q, here, count, task.head, size.K, task.at(at.q));
     HeadRows grads = {task.at(at.grad_o), 0, 0};
@@ -201,10 +202,7 @@ struct Backward {
       const int64_t first = c * at.chunk, count = min(at.chunk, length - first);
       const auto before = [&](int64_t b) { return b ? task.at(at.blocks) + (b - 1) * at.state : checkpoint(c); };
       for (int64_t b = 0; b + 1 < count; ++b) skip(task, at_block(first + b), before(b), before(b + 1));
-      for (int64_t b = count - 1; b >= 0; --b) {
-        const Sequence here = at_block(first + b);
-        block(task, here, min(kBlock, here.end - here.begin), before(b));
-      }
+      for (int64_t b = count - 1; b >= 0; --b) block(task, at_block(first + b), before(b));
     }
     if (defined(initial_state)) store_state(task, grad_initial_state, task.at(at.gradient));
   }

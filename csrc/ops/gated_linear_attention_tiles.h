@@ -42,8 +42,8 @@ struct Pass {
   float scale;
 };
 
-// Where the state is: a tile padded to whole vectors in L1, or columns of a larger state in memory, whose last vector may
-// be partial and whose rows are farther apart than hardware prefetchers look.
+// Where the state is: a tile padded to whole vectors in L1, or columns of a larger state in memory, whose last vector
+// may be partial and whose rows are farther apart than hardware prefetchers look.
 enum class State { tile, memory, memory_partial };
 
 template <int M, int NV, bool kColumnGate, bool kUpdate, State kState>

@@ -138,6 +138,8 @@ class _Run:
         if word == "ready":
             worker.ready = True
             self._feed(worker)
+        elif word == "failed":
+            self._lose(worker, Status.CRASH, value)
         elif word == "start":
             worker.running = worker.items.popleft()
         else:

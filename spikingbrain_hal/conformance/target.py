@@ -174,7 +174,7 @@ def open_target(name: str) -> Target:
         BackendUnavailable: It is not installed, or finds no device.
     """
     selection.use_backend(name)
-    found = selection.backends()[name].backend
+    found = selection.installed_backends()[name].backend
     assert found is not None
     kernels, refused = selection.load(found)
     return Target(found, kernels, refused, frozenset(found.load()))

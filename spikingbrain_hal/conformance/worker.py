@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 import warnings
@@ -78,11 +77,13 @@ def blank(item: Item) -> Record:
 
 def serve(connection: Connection, backend: str, modules: Sequence[str], seed: int, threads: int) -> None:
     """The body of a worker process: takes batches, answers ``("start", i)`` and ``("done", record)``, ends on None."""
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     torch.set_num_threads(threads)
-    for module in modules:
-        import_module(module)
-    session = Session(open_target(backend), seed)
+    try:
+        for module in modules:
+            import_module(module)
+        session = Session(open_target(backend), seed)
+    except Exception as error:
+        return connection.send(("failed", f"{type(error).__name__}: {error}"))
     connection.send(("ready", None))
     while (batch := connection.recv()) is not None:
         for i, item in enumerate(batch):

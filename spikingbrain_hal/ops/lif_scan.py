@@ -81,8 +81,8 @@ def reference(
                 h = after_reset(v_rest + leak * (v - v_rest) + drive, previous)
             else:
                 h = v_rest + leak * (after_reset(v, previous) - v_rest) + drive
+            s = fire(h, given)
             v = floor(h)
-            s = fire(v, given)
         else:
             h = v_rest + leak * (v - v_rest) + drive
             s = fire(h, given)

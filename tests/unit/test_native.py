@@ -100,7 +100,7 @@ def test_forked_workers_of_a_data_loader_are_right():
 
 
 def cpu_kernel(name):
-    found = hal.backends()["cpu"].backend
+    found = hal.installed_backends()["cpu"].backend
     assert found is not None
     return load(found)[0][name]
 
