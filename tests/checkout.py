@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +71,9 @@ class Environment:
         pip = (sys.executable, "-m", "pip", "--python", self.python)
         return run(*pip, "install", *options, *what, cwd=cwd, **environment)
 
-    def evaluate(self, code: str | Sequence[str], cwd: Path) -> str:
-        """Runs Python code, a script's path or arguments, away from the checkout."""
-        arguments = ("-c", code) if isinstance(code, str) else tuple(code)
-        return run(self.python, *arguments, cwd=cwd, PYTHONSAFEPATH="1").strip()
+    def evaluate(self, code: str, cwd: Path) -> str:
+        """Runs Python code away from the checkout and returns what it printed."""
+        return run(self.python, "-c", code, cwd=cwd, PYTHONSAFEPATH="1").strip()
 
 
 def make_environment(folder: Path) -> Environment:

@@ -31,9 +31,9 @@ foreach(isa IN LISTS isa_names)
   math(EXPR level "${level} + 1")
 endforeach()
 
-if(SBHAL_SANITIZE)
+if(SBHAL_SANITIZE)  # at -O1: instrumented kernels take minutes to compile otherwise
   foreach(target sbhal_cpu ${sbhal_cpu_targets})
-    target_compile_options(${target} PRIVATE -fsanitize=${SBHAL_SANITIZE} -fno-sanitize-recover=undefined -g)
+    target_compile_options(${target} PRIVATE -fsanitize=${SBHAL_SANITIZE} -fno-sanitize-recover=undefined -g1 -O1)
   endforeach()
   target_link_options(sbhal_cpu PRIVATE -fsanitize=${SBHAL_SANITIZE})
 endif()

@@ -18,6 +18,7 @@ from .truth import Truth
 
 MAX_RATIO = 4.0
 RMS_RATIO = 2.0
+FLOOR = 16.0  # roundings at working precision: 2 sqrt(n) at n = 64 terms, a block; beyond it TF32 would slip through
 STATE_BOUND = 2.0**-14
 EXCUSED_SHARE = 1e-4
 EXCUSED_EXTRA = 1
@@ -144,10 +145,11 @@ def _within_base(
     finite: Tensor,
 ) -> float:
     unit = UNIT_ROUNDOFF[got.dtype]
-    floor = 2 * WORKING_ROUNDOFF * magnitude + SMALLEST[got.dtype]
-    peak = max(float(base.max()), unit * float(size[0].max()), unit * size[1])
+    floor = FLOOR * WORKING_ROUNDOFF * magnitude + SMALLEST[got.dtype]
+    cancelled = 2 * unit * size[1]
+    peak = max(float(base.max()), unit * float(size[0].max()), cancelled)
     worst = _worst(name, error, MAX_RATIO * peak + floor, finite, "")
-    rms = max(_rms(base), unit * _rms(size[0]), unit * size[1])
+    rms = max(_rms(base), unit * _rms(size[0]), cancelled)
     ratio = _rms(error) / (RMS_RATIO * rms + _rms(floor))
     if ratio > 1:
         raise Mismatch(f"{name} has an rms error of {_rms(error):.3g}, {ratio:.3g} times what is allowed", ratio)

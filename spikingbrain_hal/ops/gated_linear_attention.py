@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
-from ..registry import operator
+from ..declare import operator
 from ..rules import multiple
 from ..spec import Case, Input, Output, Time
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
-from ..registry import operator
+from ..declare import operator
 from ..rules import in_range, one_of
 from ..spec import Case, Input, Output, Time
 from ..surrogates import SURROGATES
@@ -142,24 +142,12 @@ SPEC = operator(
         _case((50,), 10, ("v0",), reset="soft", reset_next_step=True, strict=True, decay=0.9, input_gain=1.0),
         _case((41,), 7, ("v0",), reset="hard", reset_next_step=True, surrogate="fast_sigmoid"),
         _case((64,), 9, ("v0",), reset="soft", max_count=4, surrogate="rect_count", input_gain=2.0),
-        _case(
-            (30,),
-            6,
-            ("v0",),
-            reset="soft",
-            max_count=4,
-            count_rounding="half_even",
-            surrogate="rect_count",
-            decay=0.25,
-            input_gain=2.0,
-        ),
+        _case((30,), 6, ("v0",), reset="soft", max_count=4, count_rounding="half_even", surrogate="rect_count"),
         _case((29,), 6, reset="soft", max_count=8, surrogate="periodic_exponential", input_gain=3.0),
-        _case((17,), 6, surrogate="superspike"),
-        _case((17,), 6, surrogate="softsign"),
-        _case((17,), 6, surrogate="exponential"),
-        _case((17,), 6, surrogate="rect", alpha=1.0),
-        _case((17,), 6, surrogate="piecewise_linear", alpha=1.0, beta=0.01),
-        _case((17,), 6, surrogate="leaky_relu", alpha=1.0, beta=0.1),
+        *(
+            _case((17,), 6, surrogate=name, alpha=1.0, beta=0.01)
+            for name in ("superspike", "softsign", "exponential", "rect", "piecewise_linear", "leaky_relu")
+        ),
         _case((17,), 6, ("v_threshold_tensor",), surrogate="straight_through", reset="soft"),
         _case((70,), 4, return_v=False),
         _case((), 5),

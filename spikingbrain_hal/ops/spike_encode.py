@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
-from ..registry import operator
+from ..declare import operator
 from ..rules import in_range, one_of
 from ..spec import Case, Input, Output
 

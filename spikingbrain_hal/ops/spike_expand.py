@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..autograd import call
 from ..coding import BIT_ORDERS, CODINGS, bounds, shifts, timesteps_needed
-from ..registry import operator
+from ..declare import operator
 from ..rules import in_range, one_of
 from ..spec import Case, Input, Output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..autograd import call
-from ..registry import operator
+from ..declare import operator
 from ..rules import in_range
 from ..spec import Case, Input, Output
 from .spike_encode import reference as encode

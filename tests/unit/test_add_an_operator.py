@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -42,10 +41,9 @@ def test_guide_adds_an_operator(environment: Environment, tmp_path: Path) -> Non
 
     environment.install(project, cwd=tmp_path)
     assert environment.evaluate(GRADIENT, tmp_path) == "[0.25, 0.5, 1.0]"
-    command = "conformance --backend cpu --op leaky_sum --profile quick --out report"
-    environment.evaluate(["-c", "from spikingbrain_hal.cli import main; main()", *command.split()], tmp_path)
-    report = json.loads((tmp_path / "report/report.json").read_text())
-    assert "leaky_sum" in json.dumps(report)
+    suite = (environment.folder / "bin/sbhal", "conformance", "--backend", "cpu", "--op", "leaky_sum")
+    run(*suite, "--profile", "quick", "--out", "report", cwd=tmp_path, PYTHONSAFEPATH="1")
+    assert "leaky_sum_backward" in (tmp_path / "report/report.json").read_text()
 
 
 def test_guide_is_formatted(tmp_path: Path) -> None:

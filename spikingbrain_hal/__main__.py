@@ -1,0 +1,5 @@
+"""``python -m spikingbrain_hal`` is ``sbhal``."""
+
+from .cli import main
+
+main()

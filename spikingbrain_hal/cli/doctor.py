@@ -1,0 +1,94 @@
+"""``sbhal doctor``: what was found, what was chosen, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .. import __version__
+from ..errors import BackendUnavailable
+from ..registry import OPERATORS
+from ..selection import Active, current, installed_backends
+
+OPENMP = re.compile(r"(/\S*/lib(?:gomp|omp|iomp5)(?:-\w+)?\.so\S*)")
+
+
+def openmp_runtimes(maps: str) -> list[str]:
+    """The OpenMP runtimes among the files that a process has mapped, given the text of ``/proc/self/maps``."""
+    return sorted(set(OPENMP.findall(maps)))
+
+
+def doctor() -> None:
+    """Say which backends there are, which one serves each device and why, and what is wrong.
+
+    Exits with 1 where something is wrong: two OpenMP runtimes in one process, or a selection that cannot be made.
+    """
+    console = Console()
+    console.print(f"spikingbrain-hal {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("SBHAL_"):
+            console.print(f"{name}={value}")
+    problems = _show_backends(console)
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        problems += _show_choice(console, device)
+    problems += _show_openmp(console)
+    for problem in problems:
+        console.print(f"[bold red]problem:[/] {escape(problem)}")
+    if problems:
+        raise typer.Exit(1)
+    console.print("[bold green]no problems found[/]")
+
+
+def _show_backends(console: Console) -> list[str]:
+    table = Table("backend", "device type", "available", "device", title="Backends", title_justify="left")
+    for name, found in sorted(installed_backends().items()):
+        backend = found.backend
+        reason = found.problem if backend is None else backend.probe()
+        details = ""
+        if backend is not None and reason is None:
+            properties = backend.properties()
+            details = "\n".join([properties.name, *(f"{k}: {v}" for k, v in properties.details.items())])
+        state = "yes" if reason is None else f"no: {reason}"
+        simulated = " (simulated)" if backend is not None and backend.simulated else ""
+        table.add_row(name + simulated, backend.device_type if backend else "?", escape(state), escape(details))
+    console.print(table)
+    return []
+
+
+def _show_choice(console: Console, device: str) -> list[str]:
+    try:
+        active = current(device)
+    except BackendUnavailable as error:
+        return [f"device type {device}: {error}"]
+    strict = ", strictly" if active.strict else ""
+    console.print(f"\n[bold]{device}[/] is served by [bold]{active.name}[/]{strict}: {escape(active.reason)}")
+    table = Table("operator", "runs as", "why")
+    for name in OPERATORS:
+        table.add_row(name, *_kernel(active, name))
+    console.print(table)
+    return []
+
+
+def _kernel(active: Active, name: str) -> tuple[str, str]:
+    if name in active.kernels:
+        return f"{active.name}, version {active.kernels[name].version}", ""
+    if active.backend is None:
+        return "reference", "no backend is selected"
+    return "error" if active.strict else "reference", escape(active.refused[name])
+
+
+def _show_openmp(console: Console) -> list[str]:
+    maps = Path("/proc/self/maps")
+    found = openmp_runtimes(maps.read_text(encoding="utf-8")) if maps.exists() else []
+    console.print(f"OpenMP runtime: {', '.join(found) or 'none loaded'}")
+    if len(found) > 1:
+        return [f"{len(found)} OpenMP runtimes are loaded, whose threads fight for the cores: {', '.join(found)}"]
+    return []

@@ -1,0 +1,143 @@
+"""How fast the kernels are, as a share of what this machine can do: peaks are measured in the same run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedOp
+from ..registry import OPERATORS
+from ..spec import Case, OpSpec
+from ..testing import make_inputs, tested_dtypes
+from .record import Timing
+from .runner import Settings
+from .target import Target, open_target
+
+MATMUL_SIZE = 1536
+COPY_BYTES = 1 << 28
+LEAST_SECONDS, MOST_REPEATS = 0.3, 50
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    """Median time of a call, after one to warm up."""
+    run()
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < LEAST_SECONDS and len(times) < MOST_REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        run()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def measure_roofline(device: str) -> dict[str, float]:
+    """Peak rates: float32 matrix product in FLOP/s, and a large copy, read and written, in bytes/s."""
+    a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device)
+    source = torch.zeros(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    return {
+        "flops_per_s": 2 * MATMUL_SIZE**3 / _seconds(lambda: torch.mm(a, a), device),
+        "bytes_per_s": 2 * COPY_BYTES / _seconds(lambda: target.copy_(source), device),
+    }
+
+
+def bench_cases(ops: Sequence[str] = ()) -> Iterator[tuple[OpSpec, Case]]:
+    """Every declared benchmark case of these operators and their backwards; of all if none is named."""
+    for spec in OPERATORS.values():
+        if not ops or spec.name in ops or (spec.forward is not None and spec.forward.name in ops):
+            for case in spec.bench:
+                yield spec, case
+
+
+def _bench_inputs(spec: OpSpec, case: Case, target: Target) -> list[Any]:
+    """As the cases' inputs, but what a backward is given comes from the backend: the reference would take hours."""
+    dtype = tested_dtypes(spec)[0]
+    if spec.forward is None:
+        return make_inputs(spec, case, dtype, device=target.device)
+    args = make_inputs(spec.forward, case, dtype, device=target.device)
+    outputs = target.call(spec.forward, args)
+    a = spec.forward.bind(args) | {n: outputs[n] for n in spec.forward.saved}
+    given = {f"grad_{n}": torch.randn_like(t) for n, t in outputs.items() if t.is_floating_point() and t.numel()}
+    return [(a | given).get(name) for name in spec.arguments]
+
+
+def time_case(target: Target, roofline: Mapping[str, float], spec: OpSpec, case: Case) -> Timing:
+    """Times one benchmark case on the backend, never on the reference."""
+    blank = Timing(spec.name, case.id, str(tested_dtypes(spec)[0]).removeprefix("torch."))
+    if spec.name not in target.kernels:
+        return replace(blank, message=target.refused[spec.name])
+    try:
+        args = _bench_inputs(spec, case, target)
+        run = target.raw(spec)
+        results = run(*args)
+        seconds = _seconds(lambda: run(*args), target.device)
+    except (UnsupportedOp, RuntimeError) as error:
+        return replace(blank, message=str(error).splitlines()[0])
+    outputs = results if isinstance(results, tuple) else (results,)
+    moved = float(sum(t.numel() * t.itemsize for t in (*args, *outputs) if isinstance(t, Tensor)))
+    work = spec.flops(spec.bind(args)) if spec.flops else 0.0
+    bounds = {"compute": work / roofline["flops_per_s"], "memory": moved / roofline["bytes_per_s"]}
+    bound = max(bounds, key=lambda name: bounds[name])
+    return replace(
+        blank,
+        milliseconds=1e3 * seconds,
+        gflops=work / seconds / 1e9 if work else None,
+        gbytes_per_s=moved / seconds / 1e9,
+        share=bounds[bound] / seconds,
+        bound=bound,
+    )
+
+
+def serve_bench(
+    connection: Connection, backend: str, modules: Sequence[str], threads: int, ops: Sequence[str]
+) -> None:
+    """The body of the process that times: sends the peaks, then one timing a case, then None."""
+    torch.set_num_threads(threads)
+    for module in modules:
+        import_module(module)
+    target = open_target(backend)
+    roofline = measure_roofline(target.device)
+    connection.send(roofline)
+    for spec, case in bench_cases(ops):
+        connection.send(time_case(target, roofline, spec, case))
+    connection.send(None)
+
+
+def run_bench(
+    settings: Settings, threads: int, ops: Sequence[str], progress: Callable[[Timing], None]
+) -> tuple[dict[str, float], list[Timing]]:
+    """Times every benchmark case in a process of its own; one that crashes or hangs leaves the rest untimed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, settings.backend, settings.modules, threads, ops)
+    process = context.Process(target=serve_bench, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    heard: list[Any] = []
+    try:
+        while ours.poll(settings.timeout) and (word := ours.recv()) is not None:
+            heard.append(word)
+            if isinstance(word, Timing):
+                progress(word)
+    except EOFError:
+        pass  # the process died; what it did not time is missing below
+    process.kill()
+    process.join()
+    planned = [Timing(s.name, c.id, "", message="not timed: the process ended early") for s, c in bench_cases(ops)]
+    timings = heard[1:]
+    return (heard[0] if heard else {}), timings + planned[len(timings) :]
