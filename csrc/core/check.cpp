@@ -18,8 +18,8 @@ void fail(Error kind, const char* format, ...) {
 }
 
 const char* dtype_name(DType dtype) {
-  static const char* const names[] = {"none", "float32", "bfloat16", "float16", "float64", "int8",
-                                      "int16", "int32",  "int64",    "uint8",   "bool"};
+  static const char* const names[] = {"none",  "float32", "bfloat16", "float16", "float64", "int8",
+                                      "int16", "int32",   "int64",    "uint8",   "bool"};
   return names[static_cast<int>(dtype)];
 }
 
@@ -40,8 +40,8 @@ void check_shape(const char* name, const Tensor& t, int ndim, const int64_t* siz
 
 void check_float(const char* name, const Tensor& t) {
   if (t.dtype == DType::f32 || t.dtype == DType::bf16 || t.dtype == DType::f16) return;
-  fail(t.dtype == DType::f64 ? Error::unsupported : Error::type,
-       "%s is %s, expected float32, bfloat16 or float16", name, dtype_name(t.dtype));
+  fail(t.dtype == DType::f64 ? Error::unsupported : Error::type, "%s is %s, expected float32, bfloat16 or float16",
+       name, dtype_name(t.dtype));
 }
 
 void check_dtype(const char* name, const Tensor& t, DType expected) {
@@ -49,10 +49,14 @@ void check_dtype(const char* name, const Tensor& t, DType expected) {
   fail(Error::type, "%s is %s, expected %s", name, dtype_name(t.dtype), dtype_name(expected));
 }
 
+void check_index(const char* name, const Tensor& t) {
+  if (t.dtype == DType::i32 || t.dtype == DType::i64) return;
+  fail(Error::type, "%s is %s, expected int32 or int64", name, dtype_name(t.dtype));
+}
+
 void check_innermost(const char* name, const Tensor& t) {
   if (t.ndim > 0 && t.shape[t.ndim - 1] > 1 && t.stride[t.ndim - 1] != 1)
-    fail(Error::stride, "%s has innermost stride %lld, expected 1", name,
-         static_cast<long long>(t.stride[t.ndim - 1]));
+    fail(Error::stride, "%s has innermost stride %lld, expected 1", name, static_cast<long long>(t.stride[t.ndim - 1]));
 }
 
 void check_offsets(const char* name, const Tensor& t, int64_t total) {
@@ -62,8 +66,7 @@ void check_offsets(const char* name, const Tensor& t, int64_t total) {
     const int64_t at = i * t.stride[0];
     const int64_t offset =
         t.dtype == DType::i32 ? static_cast<int32_t*>(t.data)[at] : static_cast<int64_t*>(t.data)[at];
-    if (i == 0 && offset != 0)
-      fail(Error::value, "%s[0] is %lld, expected 0", name, static_cast<long long>(offset));
+    if (i == 0 && offset != 0) fail(Error::value, "%s[0] is %lld, expected 0", name, static_cast<long long>(offset));
     if (offset < previous)
       fail(Error::value, "%s[%lld] is %lld, less than the entry before it (%lld)", name, static_cast<long long>(i),
            static_cast<long long>(offset), static_cast<long long>(previous));

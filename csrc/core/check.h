@@ -21,6 +21,9 @@ void check_float(const char* name, const Tensor& t);
 
 void check_dtype(const char* name, const Tensor& t, DType expected);
 
+// Raises TypeError unless t is int32 or int64.
+void check_index(const char* name, const Tensor& t);
+
 // Asks the bridge for a copy unless the innermost stride is 1.
 void check_innermost(const char* name, const Tensor& t);
 

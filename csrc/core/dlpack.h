@@ -1,5 +1,6 @@
 // The part of the DLPack 1.3 C ABI this project reads: the tensor view and torch's C exchange table.
-// Layouts are fixed by the DLPack specification (dmlc.github.io/dlpack); a change of major version is refused at run time.
+// Layouts are fixed by the DLPack specification (dmlc.github.io/dlpack); a change of major version is refused at run
+// time.
 #pragma once
 #include <cstdint>
 

@@ -64,6 +64,12 @@ template <class... S> void expect_shape(const char* name, const Tensor& t, S... 
 
 inline bool defined(const Tensor& t) { return t.ndim >= 0; }
 
+// Entry i of a one-dimensional int32 or int64 tensor.
+inline int64_t index_at(const Tensor& t, int64_t i) {
+  i *= t.stride[0];
+  return t.dtype == DType::i32 ? static_cast<const int32_t*>(t.data)[i] : static_cast<const int64_t*>(t.data)[i];
+}
+
 // Two attributes are equal strings; <cstring> stays out because its overloads are inline functions.
 inline bool equal(const char* a, const char* b) {
   while (*a && *a == *b) ++a, ++b;
@@ -75,18 +81,18 @@ inline bool equal(const char* a, const char* b) {
 }  // namespace sbhal
 
 // A pointer in a named section: constant data, so loading the module runs no code of any instruction set.
-#define SBHAL_CPU_KERNEL(name, version, plan, launch)                                                        \
-  namespace sbhal {                                                                                          \
-  namespace SBHAL_ISA {                                                                                      \
-  namespace {                                                                                                \
-  const KernelEntry name##_entry = {#name,                                                                   \
-                                    version,                                                                 \
-                                    SBHAL_ISA_LEVEL,                                                         \
-                                    Thunk<decltype(&plan), plan>::signature,                                 \
-                                    Thunk<decltype(&plan), plan>::call,                                      \
-                                    Thunk<decltype(&launch), launch>::signature,                             \
-                                    Thunk<decltype(&launch), launch>::call};                                 \
-  __attribute__((section("sbhal_kernels"), used)) const KernelEntry* const name##_pointer = &name##_entry;   \
-  }                                                                                                          \
-  }                                                                                                          \
+#define SBHAL_CPU_KERNEL(name, version, plan, launch)                                                      \
+  namespace sbhal {                                                                                        \
+  namespace SBHAL_ISA {                                                                                    \
+  namespace {                                                                                              \
+  const KernelEntry name##_entry = {#name,                                                                 \
+                                    version,                                                               \
+                                    SBHAL_ISA_LEVEL,                                                       \
+                                    Thunk<decltype(&plan), plan>::signature,                               \
+                                    Thunk<decltype(&plan), plan>::call,                                    \
+                                    Thunk<decltype(&launch), launch>::signature,                           \
+                                    Thunk<decltype(&launch), launch>::call};                               \
+  __attribute__((section("sbhal_kernels"), used)) const KernelEntry* const name##_pointer = &name##_entry; \
+  }                                                                                                        \
+  }                                                                                                        \
   }

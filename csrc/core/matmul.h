@@ -63,9 +63,8 @@ __attribute__((noinline)) void multiply(int64_t rows, int64_t depth, Operand a, 
 
 // The same for B with values that are not finite, which must not reach a row that gives them no weight: a zero in A
 // leaves B's row unread. Adds where `factor` is null.
-template <bool kTransposed>
-void multiply_nonzero(int64_t rows, int64_t depth, Operand a, Operand b, float* c, int64_t pitch,
-                      const float* factor = nullptr) {
+template <bool kTransposed> void multiply_nonzero(int64_t rows, int64_t depth, Operand a, Operand b, float* c,
+                                                  int64_t pitch, const float* factor = nullptr) {
   for (int64_t m = 0; m < rows; ++m, c += pitch) {
     const vf keep = set(factor ? factor[m] : 1.0f);
     vf left = load(c) * keep, right = load(c + kLanes) * keep;
@@ -150,8 +149,7 @@ void pack_transposed(const T* x, int64_t stride, int64_t count, int64_t padded_c
     for (int64_t n = 0; n < columns; n += kLanes) {
       for (int i = 0; i < kLanes; ++i) prefetch_l2(x + min(j + i + kLanes, count - 1) * stride + n);
       vf square[kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        square[i] = j + i < count ? load(x + (j + i) * stride + n, columns - n) : zero();
+      for (int i = 0; i < kLanes; ++i) square[i] = j + i < count ? load(x + (j + i) * stride + n, columns - n) : zero();
       transpose(square);
       const int64_t valid = min<int64_t>(kLanes, columns - n);
       for (int i = 0; i < valid; ++i) store(panel + (n + i) * kPanel, square[i]);

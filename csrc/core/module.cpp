@@ -253,8 +253,8 @@ void bind(const py::type& tensor_type, const py::dict& dtypes, bool use_exchange
   framework.exchange = nullptr;
   if (use_exchange && py::hasattr(tensor_type, "__dlpack_c_exchange_api__")) {
     const py::object capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-    const auto* table = static_cast<const DLPackExchangeAPI*>(
-        PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
+    const auto* table =
+        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
     if (!table) throw py::error_already_set();
     if (table->header.version.major == 1) framework.exchange = table;
   }

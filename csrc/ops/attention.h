@@ -1,10 +1,10 @@
-// What attention and its backward share: shapes, who sees whom, and the packed copies of keys and values.
+// What attention and its backward share: the checks, blocks of rows and keys, and packed rows of queries.
 //
 // The m query heads that read one key/value head are stacked: row r of a sequence is query r / m of head r % m, so
 // keys and values are loaded once for the whole group. Keys are counted along the flat axis of k and v, in blocks
 // that do not follow the sequences' borders: what lies beyond a border is masked like any other invisible key.
 #pragma once
-#include "core/kernel.h"
+#include "attention_mask.h"
 #include "core/matmul.h"
 #include "core/parallel.h"
 
@@ -16,22 +16,6 @@ constexpr int64_t kRows = 96;        // rows of a task: whole register tiles of 
 constexpr int64_t kMaxThreads = 64;  // slices of the workspace
 constexpr double kLog2e = 1.4426950408889634;
 constexpr float kLn2 = 0.693147181f;
-
-struct Shape {
-  int64_t batch, queries, keys, heads, group, depth, width, sequences;
-  bool ragged;
-};
-
-inline bool is_index(const Tensor& t) { return t.dtype == DType::i32 || t.dtype == DType::i64; }
-
-inline void check_index(const char* name, const Tensor& t) {
-  if (!is_index(t)) fail(Error::type, "%s is %s, expected int32 or int64", name, dtype_name(t.dtype));
-}
-
-inline int64_t index_at(const Tensor& t, int64_t i) {
-  i *= t.stride[0];
-  return t.dtype == DType::i32 ? static_cast<const int32_t*>(t.data)[i] : static_cast<const int64_t*>(t.data)[i];
-}
 
 inline void check_input(const char* name, const Tensor& t, const Tensor& q) {
   if (t.ndim != 4) fail(Error::value, "%s has %d axes, expected 4: [batch, time, heads, head size]", name, t.ndim);
@@ -99,94 +83,6 @@ inline void check_data(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, c
       fail(Error::value, "kv_lengths[%lld] is %lld, expected 0 to %lld", static_cast<long long>(b),
            static_cast<long long>(length), static_cast<long long>(s.keys));
   }
-}
-
-// ---- who sees whom
-
-struct Range {
-  int64_t begin, end;
-};
-
-// Batch entry, query and query head of a row.
-struct Place {
-  int64_t b, i, h;
-};
-
-struct Sequence {
-  int64_t batch, first_query, queries, first_key, keys;
-};
-
-inline Sequence sequence_at(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, const Tensor& kv_lengths,
-                            int64_t n) {
-  if (!s.ragged) return {n, 0, s.queries, 0, defined(kv_lengths) ? index_at(kv_lengths, n) : s.keys};
-  const int64_t query = index_at(cu_q, n), key = index_at(cu_k, n);
-  return {0, query, index_at(cu_q, n + 1) - query, key, index_at(cu_k, n + 1) - key};
-}
-
-// The keys that one query, or any of neighbouring ones, sees: the sinks, and a range.
-struct Visible {
-  Range sinks, keys;
-
-  bool all_of(Range r) const {
-    return (r.begin >= keys.begin && r.end <= keys.end) || (r.begin >= sinks.begin && r.end <= sinks.end);
-  }
-  bool any_of(Range r) const {
-    return max(r.begin, keys.begin) < min(r.end, keys.end) || max(r.begin, sinks.begin) < min(r.end, sinks.end);
-  }
-  // The smallest range within r that holds every visible key of r; any_of(r) must hold.
-  Range hull_in(Range r) const {
-    const Range a = {max(r.begin, keys.begin), min(r.end, keys.end)};
-    const Range b = {max(r.begin, sinks.begin), min(r.end, sinks.end)};
-    if (a.begin >= a.end) return b;
-    if (b.begin >= b.end) return a;
-    return {min(a.begin, b.begin), max(a.end, b.end)};
-  }
-};
-
-struct Mask {
-  Sequence sequence;
-  int64_t group, window, sinks;
-  bool causal;
-
-  Mask(const Shape& s, const Sequence& q, bool is_causal, int64_t window_size, int64_t sink_count)
-      : sequence(q), group(s.group), window(min(window_size, s.keys + s.queries)), sinks(min(sink_count, q.keys)),
-        causal(is_causal) {}
-
-  int64_t rows() const { return sequence.queries * group; }
-  Place place(int64_t row, int64_t head) const {
-    return {sequence.batch, sequence.first_query + row / group, head * group + row % group};
-  }
-
-  Visible at(int64_t row) const {
-    const int64_t first = sequence.first_key, last = first + sequence.keys;
-    const int64_t position = row / group + last - sequence.queries;
-    Visible v = {{first, first + sinks}, {first, last}};
-    if (causal) v.keys.end = max(first, position + 1);
-    if (window > 0) v.keys.begin = max(first, position - window + 1);
-    return v;
-  }
-  // Both ends of a query's range only move forward from row to row.
-  Visible by_any(Range rows) const {
-    Visible v = at(rows.begin);
-    v.keys.end = at(rows.end - 1).keys.end;
-    return v;
-  }
-  Visible by_all(Range rows) const {
-    Visible v = at(rows.begin);
-    v.keys.begin = at(rows.end - 1).keys.begin;
-    if (v.keys.begin <= v.sinks.end) v.keys.begin = min(v.keys.begin, v.sinks.begin);
-    return v;
-  }
-};
-
-// Which of kLanes keys from `first` on a query sees.
-SBHAL_INLINE vi visible_lanes(const Visible& v, int64_t first) {
-  vi key;
-  for (int i = 0; i < kLanes; ++i) key[i] = i;
-  const auto from = [&](int64_t bound) {
-    return key >= static_cast<int32_t>(max<int64_t>(min<int64_t>(bound - first, kLanes), 0));
-  };
-  return (from(v.keys.begin) & ~from(v.keys.end)) | (from(v.sinks.begin) & ~from(v.sinks.end));
 }
 
 struct RowBlock {
@@ -265,9 +161,8 @@ inline float lse_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
 
 // Rows of q or grad_o, times `factor`: zeros where the tensor is absent, or where `lse` says that no key is seen.
 // Returns whether every value is finite.
-template <class T>
-bool pack_query_rows(const Tensor& x, const Mask& mask, int64_t head, Range rows, int64_t columns, float factor,
-                     const float* lse, float* out) {
+template <class T> bool pack_query_rows(const Tensor& x, const Mask& mask, int64_t head, Range rows, int64_t columns,
+                                        float factor, const float* lse, float* out) {
   bool finite = true;
   for (int64_t r = rows.begin; r < rows.end; ++r, out += pitch_of(columns)) {
     const bool given = defined(x) && !(lse && lse[r] == kInfinity);

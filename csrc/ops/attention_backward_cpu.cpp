@@ -50,8 +50,8 @@ int64_t carve(const Shape& s, void* memory, Workspace* w) {
 }
 
 int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-             const Tensor& kv_lengths, const Tensor& o, const Tensor& lse, const Tensor& grad_o,
-             const Tensor& grad_lse, bool causal, int64_t window, double, int64_t sinks) {
+             const Tensor& kv_lengths, const Tensor& o, const Tensor& lse, const Tensor& grad_o, const Tensor& grad_lse,
+             bool causal, int64_t window, double, int64_t sinks) {
   const Shape s = shape_of(q, k, v, cu_q, cu_k, kv_lengths, causal, window, sinks);
   check_output("o", o, q, s);
   check_lse("lse", lse, s);
@@ -150,8 +150,7 @@ void add_over_rows(const Tiles& tiles, bool finite, const float* weights, const 
     for (int64_t key = 0; key < kKeys; key += kTileRows) {
       Range rows = {0, 0};
       for (const Tile& tile : tiles)
-        if (tile.sees(key, key + kTileRows))
-          rows = {rows.end == 0 ? tile.row : rows.begin, tile.row + tile.rows};
+        if (tile.sees(key, key + kTileRows)) rows = {rows.end == 0 ? tile.row : rows.begin, tile.row + tile.rows};
       if (rows.end == 0) continue;
       const auto product = finite ? multiply<true, Update::add> : multiply_nonzero<true>;
       product(kTileRows, rows.end - rows.begin, {weights + rows.begin * kKeys + key, kKeys},
@@ -217,13 +216,14 @@ template <class T> void query_gradients(const Call& c, int64_t task, const Scrat
 }
 
 void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-            const Tensor& kv_lengths, const Tensor& o, const Tensor& lse, const Tensor& grad_o,
-            const Tensor& grad_lse, bool causal, int64_t window, double scale, int64_t sinks, const Tensor& grad_q,
-            const Tensor& grad_k, const Tensor& grad_v, const Launch& launch) {
+            const Tensor& kv_lengths, const Tensor& o, const Tensor& lse, const Tensor& grad_o, const Tensor& grad_lse,
+            bool causal, int64_t window, double scale, int64_t sinks, const Tensor& grad_q, const Tensor& grad_k,
+            const Tensor& grad_v, const Launch& launch) {
   const Shape s = shape_of(q, k, v, cu_q, cu_k, kv_lengths, causal, window, sinks);
   check_data(s, cu_q, cu_k, kv_lengths);
-  Call c = {{q, k, v, cu_q, cu_k, kv_lengths, s, causal, window, sinks, static_cast<float>(scale * kLog2e)},
-            o, lse, grad_o, grad_lse, grad_q, grad_k, grad_v, {}};
+  const Problem problem = {
+      q, k, v, cu_q, cu_k, kv_lengths, s, causal, window, sinks, static_cast<float>(scale * kLog2e)};
+  Call c = {problem, o, lse, grad_o, grad_lse, grad_q, grad_k, grad_v, Workspace()};
   carve(s, launch.workspace, &c.w);
   const int threads = static_cast<int>(max<int64_t>(1, min<int64_t>(launch.num_threads, c.w.slots)));
   const int64_t blocks = list_row_blocks(c, c.w.block), packed = s.batch * s.heads * c.w.key_blocks;

@@ -6,9 +6,9 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-constexpr int64_t kKeys = 192;           // keys of a block: whole panels of every instruction set
-constexpr int64_t kMinSplitKeys = 512;   // fewer keys are not worth a task of their own
-constexpr int64_t kSplitTasks = 64;      // decoding is split until there are about so many tasks
+constexpr int64_t kKeys = 192;          // keys of a block: whole panels of every instruction set
+constexpr int64_t kMinSplitKeys = 512;  // fewer keys are not worth a task of their own
+constexpr int64_t kSplitTasks = 64;     // decoding is split until there are about so many tasks
 
 // Softmax numerators of a block of rows relative to 2^largest, and lane-wise sums of their weights.
 struct State {
@@ -196,8 +196,7 @@ template <class T> void attend(const Call& c, int64_t task, const Scratch& scrat
     const int64_t at = (mask.sequence.batch * s.heads + head) * w.key_blocks + n;
     const float* keys = w.shared ? w.keys + at * kKeys * s.depth : t.keys;
     const float* values = w.shared ? w.values + at * kKeys * w.v_pitch : t.values;
-    const bool finite =
-        w.shared ? w.finite[at] : pack_block<T>(c, mask.sequence.batch, head, n, t.keys, t.values);
+    const bool finite = w.shared ? w.finite[at] : pack_block<T>(c, mask.sequence.batch, head, n, t.keys, t.values);
     attend_block(c, mask, rows, n * kKeys, keys, values, finite, t);
   }
   if (w.splits == 1) finish<T>(c, mask, head, rows, t.state);
@@ -217,8 +216,8 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_
             const Tensor& lse, const Launch& launch) {
   const Shape s = shape_of(q, k, v, cu_q, cu_k, kv_lengths, causal, window, sinks);
   check_data(s, cu_q, cu_k, kv_lengths);
-  Call c = {{q, k, v, cu_q, cu_k, kv_lengths, s, causal, window, sinks, static_cast<float>(scale * kLog2e)},
-            o, lse, {}};
+  Call c = {
+      {q, k, v, cu_q, cu_k, kv_lengths, s, causal, window, sinks, static_cast<float>(scale * kLog2e)}, o, lse, {}};
   carve(s, launch.workspace, &c.w);
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, max<int64_t>(c.w.slots, 1)));
   const int64_t blocks = list_row_blocks(c, c.w.block);
@@ -234,8 +233,7 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_
       });
     parallel_for(blocks * s.heads * c.w.splits, threads,
                  [&](int64_t task, int thread) { attend<T>(c, task, c.w.slot[thread]); });
-    if (c.w.splits > 1)
-      parallel_for(blocks * s.heads, threads, [&](int64_t task, int) { merge_splits<T>(c, task); });
+    if (c.w.splits > 1) parallel_for(blocks * s.heads, threads, [&](int64_t task, int) { merge_splits<T>(c, task); });
   });
 }
 

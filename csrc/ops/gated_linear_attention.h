@@ -38,15 +38,20 @@ inline Sizes check_heads(const Tensor& q, const Tensor& k, const Tensor& v, cons
   check_shape("v", v, leading + 2, sizes);
   check_innermost("q", q), check_innermost("k", k), check_innermost("v", v);
   if (g.ndim == leading + 2) check_innermost("g", g);
-  return {sizes[0], leading == 2 ? sizes[1] : 1, heads, heads ? query_heads / heads : 1, q.shape[leading + 1],
-          v.shape[leading + 1], sizes[0]};
+  return {sizes[0],
+          leading == 2 ? sizes[1] : 1,
+          heads,
+          heads ? query_heads / heads : 1,
+          q.shape[leading + 1],
+          v.shape[leading + 1],
+          sizes[0]};
 }
 
 inline Sizes check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g,
                           const Tensor& initial_state, const Tensor& cu_seqlens) {
   Sizes s = check_heads(q, k, v, g, 2);
   if (defined(cu_seqlens)) {
-    if (cu_seqlens.dtype != DType::i32) check_dtype("cu_seqlens", cu_seqlens, DType::i64);
+    check_index("cu_seqlens", cu_seqlens);
     if (s.batch != 1)
       fail(Error::value, "q has batch %lld, expected 1 with cu_seqlens", static_cast<long long>(s.batch));
     if (cu_seqlens.ndim != 1 || cu_seqlens.shape[0] < 1)
@@ -65,20 +70,15 @@ struct Sequence {
   int64_t batch, begin, end;
 };
 
-inline int64_t integer_at(const Tensor& x, int64_t i) {
-  return x.dtype == DType::i32 ? static_cast<const int32_t*>(x.data)[i * x.stride[0]]
-                               : static_cast<const int64_t*>(x.data)[i * x.stride[0]];
-}
-
 inline Sequence sequence_of(const Sizes& s, const Tensor& cu_seqlens, int64_t n) {
   if (!defined(cu_seqlens)) return {n, 0, s.tokens};
-  return {0, integer_at(cu_seqlens, n), integer_at(cu_seqlens, n + 1)};
+  return {0, index_at(cu_seqlens, n), index_at(cu_seqlens, n + 1)};
 }
 
 // Zero rows for the tokens past cu_seqlens[-1] of a contiguous x [1, T, ...].
 inline void zero_tail(const Sizes& s, const Tensor& cu_seqlens, const Tensor& x, int num_threads) {
   if (!defined(cu_seqlens)) return;
-  const int64_t begin = integer_at(cu_seqlens, s.sequences);
+  const int64_t begin = index_at(cu_seqlens, s.sequences);
   int64_t bytes = x.dtype == DType::f32 ? 4 : 2;
   for (int i = 2; i < x.ndim; ++i) bytes *= x.shape[i];
   parallel_for(ceil_div(s.tokens - begin, kBlock), num_threads, [&](int64_t task, int) {
@@ -155,9 +155,8 @@ template <class T> const T* element(const Tensor& x, int64_t batch, int64_t toke
 }
 
 // The columns [first, first + width) of one head, with zeros up to whole vectors.
-template <bool kExponential>
-void stage_rows(const Tensor& x, const Sequence& at, int64_t count, int64_t head, int64_t first, int64_t width,
-                float* to, int64_t pitch) {
+template <bool kExponential> void stage_rows(const Tensor& x, const Sequence& at, int64_t count, int64_t head,
+                                             int64_t first, int64_t width, float* to, int64_t pitch) {
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     for (int64_t t = 0; t < count; ++t) {

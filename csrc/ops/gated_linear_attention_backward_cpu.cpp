@@ -147,9 +147,9 @@ struct Backward {
     const auto state_before = [&](int64_t t) { return t ? history + (t - 1) * tile : before; };
     for (int64_t t = 0; t < count; ++t) {
       if (grads.token && i == 0 && t + 1 < count) prefetch_heads(grads, t + 1, size.group, 0, size.V);
-      const Pass pass = {size.V, state_before(t), history + t * tile, pitch, task.at(at.v) + t * at.v_pitch,
-                         kt + t * at.k_pitch, decay + t * at.k_pitch, grads, dq, width, scale};
-      pass_group<true>(pass, t, size.group, vectors);
+      const float *row = task.at(at.v) + t * at.v_pitch, *column = kt + t * at.k_pitch, *gate = decay + t * at.k_pitch;
+      pass_group<true>({size.V, state_before(t), history + t * tile, pitch, row, column, gate, grads, dq, width, scale},
+                       t, size.group, vectors);
     }
     store_heads(size, grad_q, here, count, task.head, task.first + i, width, dq);
     const HeadRows q_tile = {queries.data + task.first + i, queries.token, queries.head};
@@ -236,7 +236,7 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
                   share_gate ? share_of(grad_g, g_shares, rows, part) : grad_g},
                  initial_state, grad_final_state, grad_initial_state);
   });
-  const int64_t used = defined(cu_seqlens) ? integer_at(cu_seqlens, s.sequences) * s.heads : rows;
+  const int64_t used = defined(cu_seqlens) ? index_at(cu_seqlens, s.sequences) * s.heads : rows;
   if (share) sum_shares(v_shares, columns.parts, rows * s.V, used * s.V, grad_v, launch.num_threads);
   if (share_gate) sum_shares(g_shares, columns.parts, rows, used, grad_g, launch.num_threads);
 }

@@ -95,8 +95,8 @@ struct Forward {
           for (int64_t h = 0; h < size.group; ++h)
             for (int64_t i = 0; i < width; i += 16) prefetch_write(out.row(t + 2, h) + i);
         const float* column = values + t * columns.part_width() + j;
-        const Pass pass = {size.K, tile, tile, vectors * kLanes, rows + t * pitch, column, decay + t * pitch,
-                           queries, out, width, scale};
+        const Pass pass = {size.K, tile,  tile, vectors * kLanes, rows + t * pitch, column, decay + t * pitch, queries,
+                           out,    width, scale};
         pass_group<false>(pass, t, size.group, vectors);
       }
       store_heads(size, o, here, count, task.head, task.first + j, width, out);
@@ -120,8 +120,8 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
   if (defined(cu_seqlens)) check_offsets("cu_seqlens", cu_seqlens, s.tokens);
   const Tiling columns = tile(s.V, s.group, s.sequences * s.heads);
   const Layout at = layout(s, columns, q.dtype != DType::f32);
-  const Forward forward = {s, columns, at, q, k, v, g, initial_state, o, final_state, static_cast<float>(scale),
-                     output_final_state};
+  const Forward forward = {
+      s, columns, at, q, k, v, g, initial_state, o, final_state, static_cast<float>(scale), output_final_state};
   zero_tail(s, cu_seqlens, o, launch.num_threads);
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(s, columns)));
   // the parts of a head are neighbours: threads that run them together read q from memory once

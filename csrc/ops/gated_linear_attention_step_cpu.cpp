@@ -31,7 +31,7 @@ Sizes check_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
       fail(Error::value, "state has stride %lld along axis %d, which cannot be updated in place: expected %s",
            static_cast<long long>(state.stride[i]), i, i == 3 ? "1" : "memory of its own for every element");
   if (defined(slots)) {
-    if (slots.dtype != DType::i32) check_dtype("slots", slots, DType::i64);
+    check_index("slots", slots);
     expect_shape("slots", slots, s.batch);
   }
   return s;
@@ -49,7 +49,7 @@ int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g,
 void check_slots(const Tensor& slots, int64_t states, uint8_t* seen) {
   __builtin_memset(seen, 0, static_cast<size_t>(ceil_div(states, 8)));
   for (int64_t b = 0; b < slots.shape[0]; ++b) {
-    const int64_t slot = integer_at(slots, b);
+    const int64_t slot = index_at(slots, b);
     if (slot < -1 || slot >= states)
       fail(Error::value, "slots[%lld] is %lld, expected -1 or an index below the %lld slots of state",
            static_cast<long long>(b), static_cast<long long>(slot), static_cast<long long>(states));
@@ -90,8 +90,8 @@ struct Step {
     for (int64_t j = 0; j < count; j += columns.width) {
       const int64_t width = min(columns.width, count - j), vectors = ceil_div(width, kLanes);
       const HeadRows out = output_heads(size, o, here, head, first + j, columns.width, scratch + at.o);
-      const Pass pass = {size.K, states + j, states + j, state.stride[2], row, values + j, decay,
-                         queries, out, width, scale};
+      const Pass pass = {size.K, states + j, states + j, state.stride[2], row,  values + j,
+                         decay,  queries,    out,        width,           scale};
       if (width % kLanes)
         pass_group<false, State::memory_partial>(pass, 0, size.group, vectors);
       else
@@ -116,13 +116,21 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
   float* workspace = reinterpret_cast<float*>(launch.workspace);
   if (defined(slots))
     check_slots(slots, state.shape[0], reinterpret_cast<uint8_t*>(workspace + slots_of(s, columns) * at.total));
-  const Step step = {s,           columns, at, with_time(q), with_time(k), with_time(v), with_time(g), with_time(o),
-                     state, static_cast<float>(scale)};
+  const Step step = {s,
+                     columns,
+                     at,
+                     with_time(q),
+                     with_time(k),
+                     with_time(v),
+                     with_time(g),
+                     with_time(o),
+                     state,
+                     static_cast<float>(scale)};
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(s, columns)));
   parallel_for(s.batch * s.heads * columns.parts, threads, [&](int64_t index, int thread) {
     const int64_t part = index % columns.parts, head = index / columns.parts % s.heads;
     const int64_t b = index / columns.parts / s.heads;
-    const int64_t slot = defined(slots) ? integer_at(slots, b) : b;
+    const int64_t slot = defined(slots) ? index_at(slots, b) : b;
     if (slot < 0) return step.skip(b, head, columns.first(part), columns.count(part));
     step.run(b, slot, head, columns.first(part), columns.count(part), workspace + thread * at.total);
   });

@@ -84,8 +84,7 @@ void pass_heads(const Pass& p, int64_t t, int64_t head) {
       for (int c = 0; c < NV; ++c) y[h][c] += s[c] * set(x[h][i]);
   }
   for (int h = 0; h < M; ++h)
-    for (int c = 0; c < NV; ++c)
-      store(p.y.row(t, head + h) + c * kLanes, y[h][c] * set(p.scale), p.width - c * kLanes);
+    for (int c = 0; c < NV; ++c) store(p.y.row(t, head + h) + c * kLanes, y[h][c] * set(p.scale), p.width - c * kLanes);
 }
 
 template <int N> struct Constant {
@@ -164,8 +163,7 @@ template <int M, int NV, bool kLast> void reverse_heads(const Reverse& p, int64_
   const float* grad_o[M];
   for (int h = 0; h < M; ++h) {
     grad_o[h] = p.grad_o.row(t, head + h);
-    for (int c = 0; c < NV; ++c)
-      q[h][c] = load(p.q.row(t, head + h) + c * kLanes, p.width - c * kLanes) * set(p.scale);
+    for (int c = 0; c < NV; ++c) q[h][c] = load(p.q.row(t, head + h) + c * kLanes, p.width - c * kLanes) * set(p.scale);
   }
   for (int c = 0; c < NV; ++c) {
     k[c] = load(p.k + c * kLanes), decay[c] = load(p.decay + c * kLanes);

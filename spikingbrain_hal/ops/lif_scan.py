@@ -276,27 +276,11 @@ def lif_scan(
 
     Source: Fang et al. 2021, arXiv:2007.05785, eqs. 1-3; Neftci et al. 2019, arXiv:1901.09948 (surrogates).
     """
-    spikes, v_final, v = call(
-        SPEC,
-        x,
-        _spread("v0", v0, x),
-        _spread("decay", decay, x),
-        _spread("v_threshold", v_threshold, x),
-        0.0 if isinstance(decay, Tensor) else decay,
-        input_gain,
-        v_rest,
-        1.0 if isinstance(v_threshold, Tensor) else v_threshold,
-        reset,
-        v_reset,
-        reset_next_step,
-        detach_reset,
-        strict,
-        max_count,
-        count_rounding,
-        -math.inf if v_min is None else v_min,
-        surrogate,
-        alpha,
-        beta,
-        return_v,
-    )
+    learned = (_spread("v0", v0, x), _spread("decay", decay, x), _spread("v_threshold", v_threshold, x))
+    leak = 0.0 if isinstance(decay, Tensor) else decay
+    threshold = 1.0 if isinstance(v_threshold, Tensor) else v_threshold
+    resets = (reset, v_reset, reset_next_step, detach_reset, strict, max_count, count_rounding)
+    floor = -math.inf if v_min is None else v_min
+    settings = (leak, input_gain, v_rest, threshold, *resets, floor, surrogate, alpha, beta, return_v)
+    spikes, v_final, v = call(SPEC, x, *learned, *settings)
     return (spikes, v_final, v) if return_v else (spikes, v_final)
