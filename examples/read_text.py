@@ -47,10 +47,10 @@ class Plan:
         sample: Bytes to write.
     """
 
-    model: SpikingBrainConfig = field(default_factory=SpikingBrainConfig)
-    batch: int = 4
+    model: SpikingBrainConfig = field(default_factory=lambda: SpikingBrainConfig(layers=4))
+    batch: int = 1
     context: int = 512
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     max_steps: int | None = None
     chunk: int = 1024
     lengths: tuple[int, ...] = (1024, 4096, 16_384, 65_536, 200_704)

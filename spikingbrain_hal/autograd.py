@@ -15,32 +15,33 @@ from torch.autograd import forward_ad
 
 from . import selection
 from .dispatch import needs_grad
-from .spec import NAMESPACE, OpSpec
+from .spec import OpSpec
+
+
+_any_autocast = torch._C._is_any_autocast_enabled
+_any_transform = torch._C._are_functorch_transforms_active
+_grad_enabled = torch.is_grad_enabled
+_functions: dict[str, type[torch.autograd.Function]] = {}
 
 
 def call(spec: OpSpec, *args: Any) -> Any:
     """Runs an operator with autograd and autocast; what the public functions end in."""
+    if _grad_enabled() or _any_autocast() or _any_transform() or forward_ad._current_level >= 0:
+        return _call_with_care(spec, args)
+    return spec.raw(*args)
+
+
+def _call_with_care(spec: OpSpec, args: tuple[Any, ...]) -> Any:
     if spec.autocast and torch.is_autocast_enabled(args[0].device.type):
         args = _autocast(spec, args)
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+    if forward_ad._current_level >= 0 or _any_transform():
         _refuse_transforms(spec, args)
-    if torch.is_grad_enabled() and needs_grad(args):
-        if spec.differentiable:
-            return _autograd_function(spec).apply(*args)
-        with torch.no_grad():
-            return _raw(spec)(*args)
-    return _raw(spec)(*args)
-
-
-_raws: dict[str, Any] = {}
-_functions: dict[str, type[torch.autograd.Function]] = {}
-
-
-def _raw(spec: OpSpec) -> Any:
-    raw = _raws.get(spec.name)
-    if raw is None:
-        raw = _raws[spec.name] = getattr(getattr(torch.ops, NAMESPACE), spec.name).default
-    return raw
+    if not (_grad_enabled() and needs_grad(args)):
+        return spec.raw(*args)
+    if spec.differentiable:
+        return _autograd_function(spec).apply(*args)
+    with torch.no_grad():
+        return spec.raw(*args)
 
 
 def _autocast(spec: OpSpec, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -76,7 +77,7 @@ def _autograd_function(spec: OpSpec) -> type[torch.autograd.Function]:
 
 
 def _make_straight_through(spec: OpSpec) -> type[torch.autograd.Function]:
-    raw, extra = _raw(spec), len(spec.arguments) - 1
+    raw, extra = spec.raw, len(spec.arguments) - 1
 
     class StraightThrough(torch.autograd.Function):
         @staticmethod
@@ -103,7 +104,7 @@ def _switch(spec: OpSpec, output: int) -> int | None:
 def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
     backward_spec = spec.backward
     assert backward_spec is not None
-    raw, raw_backward = _raw(spec), _raw(backward_spec)
+    raw, raw_backward = spec.raw, backward_spec.raw
     count = len(spec.inputs)
     names = list(spec.inputs)
     saved_at = [list(spec.outputs).index(n) for n in spec.saved]

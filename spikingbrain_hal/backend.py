@@ -17,11 +17,14 @@ class Kernel(NamedTuple):
             first; a refused call has written nothing. ``workspace`` is a uint8 tensor or None, ``stream`` an integer
             handle (0 on a CPU).
         version: Version of the operator's declaration that the kernel was written against.
+        run: ``run(*inputs, *attributes, *outputs, stream, num_threads)``: plan, workspace and launch in one call, for a
+            module that can ask the framework's allocator itself. The dispatcher prefers it; it is optional.
     """
 
     plan: Callable[..., int]
     launch: Callable[..., None]
     version: int
+    run: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Backend:
 
 
 def kernels_of(module: Any) -> dict[str, Kernel]:
-    """The kernels of a native module: every name in its ``OP_VERSION`` with ``<op>_plan`` and ``<op>``."""
+    """The kernels of a native module: for every name in its ``OP_VERSION``, ``<op>_plan``, ``<op>``, ``<op>_run``."""
     return {
-        name: Kernel(getattr(module, f"{name}_plan"), getattr(module, name), version)
+        name: Kernel(getattr(module, f"{name}_plan"), getattr(module, name), version, getattr(module, f"{name}_run"))
         for name, version in module.OP_VERSION.items()
     }

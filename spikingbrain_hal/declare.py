@@ -26,6 +26,7 @@ def operator(
     differentiable: tuple[str, ...] = (),
     saved: tuple[str, ...] = (),
     backward_version: int = 1,
+    backward_terms: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     **declaration: Any,
 ) -> OpSpec:
     """Declares an operator and registers it as ``torch.ops.sbhal.<name>``.
@@ -40,6 +41,7 @@ def operator(
             this one; it takes the inputs, the outputs named in ``saved``, and one gradient for each float output.
         saved: Outputs that the backward is given.
         backward_version: Version of the backward operator.
+        backward_terms: Its ``terms``, see :class:`OpSpec`.
         declaration: The remaining fields of :class:`OpSpec`.
     """
     parameters = inspect.signature(reference, eval_str=True).parameters
@@ -59,6 +61,7 @@ def operator(
     _register(spec)
     if differentiable and not spec.straight_through:
         backward = _derive_backward(spec, backward_version)
+        backward.terms = backward_terms
         spec.backward = backward
         _register(backward)
     return spec

@@ -44,13 +44,15 @@ def register(spec: OpSpec) -> None:
     LIBRARY.impl(spec.name, spec.run_reference, "CompositeExplicitAutograd")
     LIBRARY.impl(spec.name, torch.library.fallthrough_kernel, "Autograd")
     LIBRARY._register_fake(spec.name, spec.fake)
+    spec.raw = getattr(getattr(torch.ops, NAMESPACE), spec.name).default
     for device_type, key in _KEYS.items():
         LIBRARY.impl(spec.name, _make_kernel(spec, device_type), key)
     _refuse_vmap(spec)
 
 
 def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
-    name, run, current = spec.name, _make_run(spec, device_type), selection.current
+    name, run = spec.name, _make_run(spec, device_type)
+    pinned, actives = selection.PINNED, selection.ACTIVE  # looked into here: a call of current() costs as much again
     grad_enabled = torch.is_grad_enabled
 
     def kernel(*args: Any) -> Any:
@@ -59,7 +61,8 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
                 f"torch.ops.{NAMESPACE}.{name} has no gradient of its own; call spikingbrain_hal.ops.{name}, "
                 "or this under torch.no_grad()"
             )
-        found = current(device_type).kernels.get(name)
+        active = getattr(pinned, "active", None) or actives.get(device_type) or selection.current(device_type)
+        found = active.kernels.get(name)
         if found is None:
             return _unserved(spec, args, device_type)
         try:
@@ -77,15 +80,18 @@ def _make_run(spec: OpSpec, device_type: str) -> Callable[[Kernel, Sequence[Any]
     allocate, single = spec.allocate, len(spec.outputs) == 1
     written = [list(spec.inputs).index(n) for n in spec.mutates]
     empty, byte, threads = torch.empty, torch.uint8, torch.get_num_threads
-    stream_of = _stream_of(device_type)
+    stream_of, increment_version = _stream_of(device_type), torch.autograd.graph.increment_version
 
     def run(found: Kernel, args: Sequence[Any]) -> Any:
         outputs = allocate(*args)
-        size = found.plan(*args)
-        workspace = empty(size, dtype=byte, device=args[0].device) if size else None
-        found.launch(*args, *outputs, workspace, stream_of(), threads())
-        for i in written:
-            torch.autograd.graph.increment_version(args[i])
+        if found.run is not None:
+            found.run(*args, *outputs, stream_of(), threads())
+        else:
+            size = found.plan(*args)
+            workspace = empty(size, dtype=byte, device=args[0].device) if size else None
+            found.launch(*args, *outputs, workspace, stream_of(), threads())
+        if written:
+            increment_version([args[i] for i in written])
         return outputs[0] if single else outputs
 
     return run

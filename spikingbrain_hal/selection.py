@@ -55,8 +55,8 @@ class Active:
 _lock = threading.RLock()
 _found: dict[str, Found] = {}
 _loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
-_active: dict[str, Active] = {}
-_pinned = threading.local()
+ACTIVE: dict[str, Active] = {}
+PINNED = threading.local()
 
 
 def installed_backends() -> dict[str, Found]:
@@ -89,8 +89,8 @@ def unregister_backend(name: str) -> None:
     with _lock:
         _found.pop(name, None)
         _loaded.pop(name, None)
-        for device_type in [d for d, a in _active.items() if a.name == name]:
-            del _active[device_type]
+        for device_type in [d for d, a in ACTIVE.items() if a.name == name]:
+            del ACTIVE[device_type]
 
 
 def _usable(name: str) -> Backend:
@@ -163,25 +163,25 @@ def _choose(device_type: str) -> Active:
 
 def current(device_type: str) -> Active:
     """The backend that serves tensors of this device type on this thread, chosen on first use."""
-    pinned: Active | None = getattr(_pinned, "active", None)
+    pinned: Active | None = getattr(PINNED, "active", None)
     if pinned is not None:
         return pinned
-    active = _active.get(device_type)
+    active = ACTIVE.get(device_type)
     if active is None:
         with _lock:
-            active = _active.setdefault(device_type, _choose(device_type))
+            active = ACTIVE.setdefault(device_type, _choose(device_type))
     return active
 
 
 @contextlib.contextmanager
 def pinned(active: Active) -> Iterator[None]:
     """Runs a backward on the backend of its forward, on this thread only, whatever is selected by then."""
-    before = getattr(_pinned, "active", None)
-    _pinned.active = active
+    before = getattr(PINNED, "active", None)
+    PINNED.active = active
     try:
         yield
     finally:
-        _pinned.active = before
+        PINNED.active = before
 
 
 class use_backend:
@@ -205,8 +205,8 @@ class use_backend:
         with _lock:
             active = _activate(name, strict=True, reason=f"use_backend({name!r})", device_type=device_type)
             self._device_type = active.backend.device_type if active.backend else device_type or "cpu"
-            self._before = _active.get(self._device_type)
-            _active[self._device_type] = active
+            self._before = ACTIVE.get(self._device_type)
+            ACTIVE[self._device_type] = active
 
     def __enter__(self) -> None:
         return None
@@ -214,6 +214,6 @@ class use_backend:
     def __exit__(self, *_: object) -> None:
         with _lock:
             if self._before is None:
-                _active.pop(self._device_type, None)
+                ACTIVE.pop(self._device_type, None)
             else:
-                _active[self._device_type] = self._before
+                ACTIVE[self._device_type] = self._before

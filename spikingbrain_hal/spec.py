@@ -125,7 +125,8 @@ class OpSpec:
 
     Beside what its kernels need, it declares what is true of its results, which the conformance suite tests:
     ``magnitude`` names the inputs whose absolute values give, through the reference, the sum of absolute terms that
-    errors are measured against; ``linear`` maps an output to the inputs that it is jointly linear in; ``equivalent``
+    errors are measured against, and ``terms`` rewrites more of its arguments where a difference would hide terms;
+    ``linear`` maps an output to the inputs that it is jointly linear in; ``equivalent``
     pairs attribute settings that must give the same results.
     """
 
@@ -144,6 +145,7 @@ class OpSpec:
     autocast: tuple[str, ...] = ()
     time: Time | None = None
     magnitude: tuple[str, ...] = ()
+    terms: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     linear: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     equivalent: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     cases: tuple[Case, ...] = ()
@@ -154,6 +156,7 @@ class OpSpec:
     doc: str = ""
     forward: OpSpec | None = None
     backward: OpSpec | None = None
+    raw: Any = None
 
     @cached_property
     def allocate(self) -> Callable[..., tuple[Tensor, ...]]:

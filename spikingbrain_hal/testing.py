@@ -33,8 +33,8 @@ def _normal(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tenso
 
 
 def _current(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
-    """Strong enough that neurons at the default threshold fire in about a third of their steps."""
-    return 1.0 + 1.5 * torch.randn(shape, generator=generator)
+    """Strong enough that neurons fire often, on a grid so coarse that many potentials hit their threshold exactly."""
+    return (4.0 + 6.0 * torch.randn(shape, generator=generator)).round() / 4
 
 
 def _log_decay(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,7 +37,8 @@ def _load() -> Mapping[str, Kernel]:
     module = _native()
     dtypes = {name: getattr(torch, name) for name in _DTYPES}
     use_exchange = os.environ.get("SBHAL_DLPACK_EXCHANGE", "1") != "0"
-    module.bind(torch.Tensor, dtypes, use_exchange, UnsupportedOp, StrideError)
+    empty = partial(torch.empty, dtype=torch.uint8)
+    module.bind(torch.Tensor, dtypes, use_exchange, UnsupportedOp, StrideError, empty)
     return kernels_of(module)
 
 

@@ -86,8 +86,9 @@ struct Call : Problem {
 template <class T> bool pack_block(const Call& c, int64_t b, int64_t head, int64_t block, float* keys, float* values) {
   const Shape& s = c.shape;
   const int64_t first = block * kKeys, count = min(kKeys, s.keys - first);
-  pack_transposed(row_at<T>(c.k, b, first, head), c.k.stride[1], count, kKeys, s.depth, keys);
-  return pack_rows(row_at<T>(c.v, b, first, head), c.v.stride[1], count, kKeys, s.width, values);
+  const int64_t padded = min(kKeys, round_up(count, kPanel));  // panels past it are never read
+  pack_transposed(row_at<T>(c.k, b, first, head), c.k.stride[1], count, padded, s.depth, keys);
+  return pack_rows(row_at<T>(c.v, b, first, head), c.v.stride[1], count, padded, s.width, values);
 }
 
 // One row of scores becomes weights 2^(score - largest); returns the factor for everything summed before.

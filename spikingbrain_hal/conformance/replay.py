@@ -7,6 +7,7 @@ the exact decision only where the potential is as close to the threshold as roun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..ops.spike_encode import LIMIT
 from ..registry import OPERATORS
 from ..spec import OpSpec
-from .judge import UNIT_ROUNDOFF, WORKING_ROUNDOFF
+from .judge import SMALLEST, UNIT_ROUNDOFF, WORKING_ROUNDOFF
 from .truth import Named, Truth, in_float64, reference_truth
 
 Replay = Callable[[OpSpec, Sequence[Any], Mapping[str, Tensor]], Truth]
@@ -197,6 +198,11 @@ def _row_threshold(a: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return (mean / a["k"]).clamp(a.get("vth_min", 1e-5), a.get("vth_max", 1e4)), doubt
 
 
+def _sum_roundings(x: Tensor) -> float:
+    """How many roundings a fair sum of a row may leave."""
+    return 8.0 + math.sqrt(x.shape[-1])
+
+
 @_replays("spike_encode")
 def _replay_counts(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
     """Counts are judged under the threshold that was returned with them."""
@@ -207,7 +213,8 @@ def _replay_counts(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
     return Truth(
         expected={"counts": _count(ratio), "v_threshold": threshold},
         base=dict(zip(spec.outputs, spec.reference(*args), strict=True)),
-        magnitude={"counts": ratio, "v_threshold": threshold * (1 + doubt / WORKING_ROUNDOFF)},
+        magnitude={},
+        allowed={"v_threshold": threshold * (doubt + _sum_roundings(a["x"]) * WORKING_ROUNDOFF)},
         floor={"counts": _count(ratio - slack)},
         ceiling={"counts": _count(ratio + slack)},
     )
@@ -223,4 +230,7 @@ def _replay_levels(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
     slack = _slack(ratio, 8)
     given = outputs["y"].double() / threshold
     level = given.round().clamp(_count(ratio - slack), _count(ratio + slack))
-    return Truth(expected={"y": level * threshold}, base=truth.base, magnitude=truth.magnitude)
+    expected = level * threshold
+    roundings = UNIT_ROUNDOFF[a["x"].dtype] + _sum_roundings(a["x"]) * WORKING_ROUNDOFF
+    allowed = expected.abs() * roundings + SMALLEST[a["x"].dtype]
+    return Truth({"y": expected}, truth.base, truth.magnitude, allowed={"y": allowed})

@@ -26,8 +26,9 @@ class Truth:
             can decide; equal to ``expected`` elsewhere.
         ceiling: See ``floor``.
         excluded: Elements that are not compared, because a derivative jumps there.
-        scale: For gradients taken with the help of a rounded saved output, the size of the terms that it enters:
-            where they cancel, its rounding remains.
+        allowed: The largest absolute error of each element, instead of the rules that compare with ``base``: for
+            outputs whose rows may differ by many orders of magnitude.
+        saved: The dtype of the outputs that a backward was given, if any: rounded, so its terms are.
     """
 
     expected: Named
@@ -36,7 +37,8 @@ class Truth:
     floor: Named = field(default_factory=dict)
     ceiling: Named = field(default_factory=dict)
     excluded: Named = field(default_factory=dict)
-    scale: dict[str, float] = field(default_factory=dict)
+    allowed: Named = field(default_factory=dict)
+    saved: torch.dtype | None = None
 
 
 def named_results(spec: OpSpec, function: Callable[..., Any], args: Sequence[Any]) -> Named:
@@ -55,10 +57,9 @@ def in_float64(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
 
 def in_absolute_value(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
     """The arguments that the sum of absolute terms is the reference's result for."""
-    return [
-        x.abs() if name in spec.magnitude and isinstance(x, Tensor) else x
-        for name, x in zip(spec.arguments, args, strict=True)
-    ]
+    a = spec.bind(args)
+    a |= {n: a[n].abs() for n in spec.magnitude if a[n] is not None}
+    return list((a | (spec.terms(a) if spec.terms else {})).values())
 
 
 def truth(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
@@ -77,21 +78,11 @@ def reference_truth(spec: OpSpec, args: Sequence[Any]) -> Truth:
             expected=named_results(spec, spec.reference, wide),
             base=named_results(spec, spec.reference, args),
             magnitude=named_results(spec, spec.reference, in_absolute_value(spec, wide)),
-            scale=_scale(spec, args),
+            saved=_saved_dtype(spec, args),
         )
 
 
-def _scale(spec: OpSpec, args: Sequence[Any]) -> dict[str, float]:
-    """Typical size of each gradient before cancellation, ``<grad_o, o> / |x|`` an element, from the saved outputs."""
-    if spec.forward is None:
-        return {}
-    a = spec.bind(args)
-    pairs = [(a[n], a[f"grad_{n}"]) for n in spec.forward.saved if a.get(f"grad_{n}") is not None]
-    weight = sum(_rms(saved) * _rms(gradient) * saved.numel() for saved, gradient in pairs)
-    sizes = {n: _rms(a[n]) * a[n].numel() for n in spec.forward.differentiable if a[n] is not None}
-    return {f"grad_{n}": weight / size for n, size in sizes.items() if size > 0}
-
-
-def _rms(values: Tensor) -> float:
-    finite = values.double()[values.isfinite()]
-    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+def _saved_dtype(spec: OpSpec, args: Sequence[Any]) -> torch.dtype | None:
+    names = spec.forward.saved if spec.forward else ()
+    dtypes = [spec.bind(args)[n].dtype for n in names]
+    return next((d for d in dtypes if d.is_floating_point), None)

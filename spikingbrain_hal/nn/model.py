@@ -78,7 +78,7 @@ class SpikingBrain(nn.Module):
         self.blocks = nn.ModuleList(HybridBlock(config, i) for i in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.apply(_initialise)
+        _initialise(self)
 
     def initial_state(self, batch: int) -> State:
         """The state before the first token."""
@@ -149,8 +149,19 @@ class SpikingBrain(nn.Module):
             logits, state = self(token, state)
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+@torch.no_grad()
+def _initialise(model: SpikingBrain) -> None:
+    """Activations and logits of unit size, whatever the width and the depth."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=module.in_features**-0.5)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_()
+    for module in model.modules():
+        if isinstance(module, HybridBlock):  # their sum over all blocks has unit size too
+            module.attention.o_proj.weight *= (2 * model.config.layers) ** -0.5
+            module.mlp.down_proj.weight *= (2 * model.config.layers) ** -0.5
+        if isinstance(module, GatedLinearAttention):  # memories two to a hundred tokens long
+            cast(nn.Linear, module.g_proj[1]).bias.uniform_(-8, 2)

@@ -107,6 +107,15 @@ def flops(a: Mapping[str, Any]) -> float:
     return float(2 * b * hq * pairs * (d + dv))
 
 
+def _backward_terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A score's gradient is ``p (dp - mean dp)``; giving the LSE, whose gradient is p, twice the mean adds it instead."""
+    if a["grad_o"] is None:
+        return {}
+    o, _ = reference(*(a[name] for name in SPEC.arguments))
+    mean = (a["grad_o"] * o).sum(-1).transpose(1, 2)
+    return {"grad_lse": 2 * mean if a["grad_lse"] is None else 2 * mean + a["grad_lse"]}
+
+
 SPEC = operator(
     "attention",
     reference=reference,
@@ -130,6 +139,7 @@ SPEC = operator(
     autocast=("q", "k", "v"),
     time=Time("Tq", keys="Tk", causal="causal", exempt="sinks"),
     magnitude=("v",),
+    backward_terms=_backward_terms,
     linear={"o": ("v",)},
     equivalent=((dict(window=0), dict(window=1 << 20)),),
     cases=(

@@ -108,7 +108,7 @@ SPEC = operator(
         Case(dict(B=1, T=130, Hq=7, H=1, K=128, V=128), given=("initial_state",)),
         Case(dict(B=2, T=40, Hq=4, H=4, K=64, V=64), dict(scale=1.0, output_final_state=False)),
         Case(dict(B=1, T=37, Hq=9, H=3, K=7, V=5)),
-        Case(dict(B=1, T=50, Hq=4, H=2, K=24, V=32), given=("initial_state",), ragged=(5, 0, 17, 1, 20)),
+        Case(dict(B=1, T=50, Hq=4, H=2, K=24, V=32), given=("initial_state", "cu_seqlens"), ragged=(5, 0, 17, 1, 20)),
         Case(dict(B=0, T=5, Hq=2, H=1, K=8, V=8)),
         Case(dict(B=2, T=0, Hq=2, H=1, K=8, V=8), given=("initial_state",)),
     ),

@@ -85,7 +85,7 @@ def test_fallback_warns_once_with_the_reason(monkeypatch):
     active = current("cpu")
     kernels = {**active.kernels, "spike_encode": hal.Kernel(refuse, refuse, 1)}
     soft = selection.Active(active.backend, kernels, {}, strict=False, reason="test")
-    monkeypatch.setitem(selection._active, "cpu", soft)
+    monkeypatch.setitem(selection.ACTIVE, "cpu", soft)
     monkeypatch.setattr(dispatch, "_warned", set())
     before = hal.stats()["fallbacks"]
     x = torch.randn(3, 5)

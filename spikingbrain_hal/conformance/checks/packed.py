@@ -83,10 +83,11 @@ def _write(spec: OpSpec, whole: Named, part: Named, spans: Mapping[str, tuple[in
 )
 def packed(ctx: Context) -> Judgement:
     args = ctx.args()
-    whole = {name: t.clone() for name, t in ctx.call(args).items()}
+    together = ctx.call(args)
+    alone = {name: t.clone() for name, t in together.items()}
     for spans, part in _each_sequence(ctx, args):
-        _write(ctx.spec, whole, ctx.call(part), spans)
-    return ctx.judge(whole)
+        _write(ctx.spec, alone, ctx.call(part), spans)
+    return ctx.judge(together).add(ctx.judge(alone))
 
 
 # ---- resets

@@ -1,0 +1,131 @@
+#include "framework.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "dlpack.h"
+
+namespace py = pybind11;
+
+namespace sbhal {
+
+Framework framework;
+
+namespace {
+
+PyTypeObject* tensor_class = nullptr;
+const DLPackExchangeAPI* exchange = nullptr;
+std::vector<std::pair<PyObject*, DType>> known_dtypes;  // for torch releases without the exchange table
+
+DType dtype_of(DLDataType t) {
+  if (t.lanes != 1) return DType::none;
+  switch (t.code << 8 | t.bits) {
+    case 0 << 8 | 8: return DType::i8;
+    case 0 << 8 | 16: return DType::i16;
+    case 0 << 8 | 32: return DType::i32;
+    case 0 << 8 | 64: return DType::i64;
+    case 1 << 8 | 8: return DType::u8;
+    case 2 << 8 | 16: return DType::f16;
+    case 2 << 8 | 32: return DType::f32;
+    case 2 << 8 | 64: return DType::f64;
+    case 4 << 8 | 16: return DType::bf16;
+    case 6 << 8 | 8: return DType::boolean;
+    default: return DType::none;
+  }
+}
+
+void check_rank(py::ssize_t ndim) {
+  if (ndim > kMaxDims)
+    throw py::value_error("a tensor has " + std::to_string(ndim) + " dimensions, at most 8 are accepted");
+}
+
+void view_by_exchange(PyObject* object, Tensor* out) {
+  DLTensor t;
+  if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) throw py::error_already_set();
+  if (t.device.device_type != 1) throw py::value_error("a tensor is not on the CPU");
+  check_rank(t.ndim);
+  out->data = static_cast<char*>(t.data) + t.byte_offset;
+  out->dtype = dtype_of(t.dtype);
+  out->ndim = t.ndim;
+  for (int i = 0; i < t.ndim; ++i) out->shape[i] = t.shape[i], out->stride[i] = t.strides[i];
+}
+
+void view_by_attributes(py::handle object, Tensor* out) {
+  if (std::string(py::str(object.attr("device").attr("type"))) != "cpu")
+    throw py::value_error("a tensor is not on the CPU");
+  const py::tuple shape = object.attr("shape"), stride = object.attr("stride")();
+  const py::object dtype = object.attr("dtype");
+  check_rank(static_cast<py::ssize_t>(shape.size()));
+  out->data = reinterpret_cast<void*>(object.attr("data_ptr")().cast<uintptr_t>());
+  out->dtype = DType::none;
+  for (const auto& known : known_dtypes)
+    if (known.first == dtype.ptr()) out->dtype = known.second;
+  out->ndim = static_cast<int32_t>(shape.size());
+  for (int i = 0; i < out->ndim; ++i)
+    out->shape[i] = shape[i].cast<int64_t>(), out->stride[i] = stride[i].cast<int64_t>();
+}
+
+}  // namespace
+
+void view(PyObject* object, Tensor* out) {
+  if (object == Py_None) {
+    out->data = nullptr;
+    out->dtype = DType::none;
+    out->ndim = -1;
+    return;
+  }
+  if (!tensor_class) throw std::runtime_error("bind() has not been called");
+  if (!PyObject_TypeCheck(object, tensor_class))
+    throw py::type_error(std::string("expected a torch.Tensor or None, got ") + Py_TYPE(object)->tp_name);
+  if (exchange)
+    view_by_exchange(object, out);
+  else
+    view_by_attributes(object, out);
+}
+
+void convert(char code, PyObject* object, Value* out) {
+  switch (code) {
+    case 'T': return view(object, &out->tensor);
+    case 'd':
+      out->number = PyFloat_AsDouble(object);
+      if (out->number == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+      return;
+    case 's':
+      if (!PyUnicode_Check(object))
+        throw py::type_error(std::string("expected a str, got ") + Py_TYPE(object)->tp_name);
+      out->text = PyUnicode_AsUTF8(object);
+      if (!out->text) throw py::error_already_set();
+      return;
+    default:
+      out->integer = PyLong_AsLongLong(object);
+      if (out->integer == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+}
+
+void bind(const py::type& tensor_type, const py::dict& dtypes, bool use_exchange, const py::object& unsupported,
+          const py::object& stride, const py::object& empty) {
+  static const std::map<std::string, DType> names = {
+      {"float32", DType::f32}, {"bfloat16", DType::bf16}, {"float16", DType::f16}, {"float64", DType::f64},
+      {"int8", DType::i8},     {"int16", DType::i16},     {"int32", DType::i32},   {"int64", DType::i64},
+      {"uint8", DType::u8},    {"bool", DType::boolean}};
+  tensor_class = reinterpret_cast<PyTypeObject*>(tensor_type.inc_ref().ptr());
+  framework.unsupported = unsupported.inc_ref().ptr();
+  framework.stride = stride.inc_ref().ptr();
+  framework.empty = empty.inc_ref().ptr();
+  known_dtypes.clear();
+  for (const auto& item : dtypes)
+    known_dtypes.emplace_back(item.second.inc_ref().ptr(), names.at(item.first.cast<std::string>()));
+  exchange = nullptr;
+  if (use_exchange && py::hasattr(tensor_type, "__dlpack_c_exchange_api__")) {
+    const py::object capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+    const auto* table =
+        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
+    if (!table) throw py::error_already_set();
+    if (table->header.version.major == 1) exchange = table;
+  }
+}
+
+bool Framework::uses_exchange_table() const { return exchange != nullptr; }
+
+}  // namespace sbhal
