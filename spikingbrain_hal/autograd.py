@@ -40,6 +40,8 @@ def _call_with_care(spec: OpSpec, args: tuple[Any, ...]) -> Any:
         return spec.raw(*args)
     if spec.differentiable:
         return _autograd_function(spec).apply(*args)
+    if spec.mutates:
+        raise RuntimeError(f"{spec.name} has no gradient: call it under torch.no_grad()")
     with torch.no_grad():
         return spec.raw(*args)
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from . import selection
-from .backend import Kernel
 from .errors import StrideError, UnsupportedOp
 from .registry import LIBRARY
 from .spec import NAMESPACE, OpSpec
@@ -51,9 +50,12 @@ def register(spec: OpSpec) -> None:
 
 
 def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
-    name, run = spec.name, _make_run(spec, device_type)
-    pinned, actives = selection.PINNED, selection.ACTIVE  # looked into here: a call of current() costs as much again
-    grad_enabled = torch.is_grad_enabled
+    """The kernel torch calls. Every microsecond here is one of every call, so what it looks up is bound once."""
+    name, allocate, single = spec.name, spec.allocate, len(spec.outputs) == 1
+    written = [list(spec.inputs).index(n) for n in spec.mutates]
+    pinned, actives, grad_enabled = selection.PINNED, selection.ACTIVE, torch.is_grad_enabled
+    empty, byte, threads, stream = torch.empty, torch.uint8, torch.get_num_threads, _stream_of(device_type)
+    increment_version = torch._C._increment_version
 
     def kernel(*args: Any) -> Any:
         if grad_enabled() and needs_grad(args):
@@ -66,41 +68,26 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
         if found is None:
             return _unserved(spec, args, device_type)
         try:
-            return run(found, args)
-        except StrideError:
-            return _run_on_copies(spec, args, device_type, lambda copies: run(found, copies))
+            outputs = allocate(*args)
+            if found.run is not None:
+                found.run(*args, *outputs, stream() if stream else 0, threads())
+            else:
+                size = found.plan(*args)
+                workspace = empty(size, dtype=byte, device=args[0].device) if size else None
+                found.launch(*args, *outputs, workspace, stream() if stream else 0, threads())
+        except StrideError as error:
+            return kernel(*_contiguous(spec, args, error))
         except Exception as error:
             return _refused(spec, args, device_type, error)
-
-    return kernel
-
-
-def _make_run(spec: OpSpec, device_type: str) -> Callable[[Kernel, Sequence[Any]], Any]:
-    """Allocates, plans and launches: all that a call that succeeds does."""
-    allocate, single = spec.allocate, len(spec.outputs) == 1
-    written = [list(spec.inputs).index(n) for n in spec.mutates]
-    empty, byte, threads = torch.empty, torch.uint8, torch.get_num_threads
-    stream_of, increment_version = _stream_of(device_type), torch.autograd.graph.increment_version
-
-    def run(found: Kernel, args: Sequence[Any]) -> Any:
-        outputs = allocate(*args)
-        if found.run is not None:
-            found.run(*args, *outputs, stream_of(), threads())
-        else:
-            size = found.plan(*args)
-            workspace = empty(size, dtype=byte, device=args[0].device) if size else None
-            found.launch(*args, *outputs, workspace, stream_of(), threads())
         if written:
             increment_version([args[i] for i in written])
         return outputs[0] if single else outputs
 
-    return run
+    return kernel
 
 
-def _stream_of(device_type: str) -> Callable[[], int]:
-    if device_type == "cpu":
-        return lambda: 0
-    return lambda: int(torch.cuda.current_stream().cuda_stream)
+def _stream_of(device_type: str) -> Callable[[], int] | None:
+    return None if device_type == "cpu" else lambda: int(torch.cuda.current_stream().cuda_stream)
 
 
 def _unserved(spec: OpSpec, args: Sequence[Any], device_type: str) -> Any:
@@ -118,19 +105,19 @@ def _refused(spec: OpSpec, args: Sequence[Any], device_type: str, error: Excepti
     raise error
 
 
-def _run_on_copies(
-    spec: OpSpec, args: Sequence[Any], device_type: str, run: Callable[[Sequence[Any]], Any]
-) -> Any:
+def _contiguous(spec: OpSpec, args: Sequence[Any], error: StrideError) -> list[Any]:
+    """The arguments with copies of what has strides no kernel takes."""
     spec.check(args)
     copies = list(args)
     for i, name in enumerate(spec.inputs):
-        if isinstance(args[i], Tensor) and not args[i].is_contiguous() and name not in spec.mutates:
+        if isinstance(args[i], Tensor) and not args[i].is_contiguous():
+            if name in spec.mutates:
+                raise ValueError(f"{error}; {name} is written in place and cannot be copied")
             copies[i] = args[i].contiguous()
             _counts["copies"] += 1
-    try:
-        return run(copies)
-    except Exception as refusal:  # still a stride only where a tensor is written in place, which no copy can serve
-        return _refused(spec, args, device_type, refusal)
+    if all(a is b for a, b in zip(args, copies, strict=True)):
+        raise RuntimeError(f"{error}, yet every input is contiguous")
+    return copies
 
 
 def _fall_back(spec: OpSpec, args: Sequence[Any], device_type: str, reason: str) -> Any:

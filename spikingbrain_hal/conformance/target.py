@@ -13,7 +13,7 @@ from .. import selection
 from ..autograd import call
 from ..backend import Backend, Kernel
 from ..errors import StrideError, UnsupportedOp
-from ..spec import NAMESPACE, OpSpec
+from ..spec import OpSpec
 from ..testing import poison
 from .judge import Mismatch
 from .truth import Named, named_results
@@ -49,7 +49,7 @@ class Target:
 
     def raw(self, spec: OpSpec) -> Callable[..., Any]:
         """The operator in torch's dispatcher, without autograd."""
-        return getattr(getattr(torch.ops, NAMESPACE), spec.name).default  # type: ignore[no-any-return]
+        return spec.raw
 
     def call(self, spec: OpSpec, args: Sequence[Any]) -> Named:
         """Runs an operator through torch's dispatcher.

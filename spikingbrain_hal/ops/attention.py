@@ -107,13 +107,26 @@ def flops(a: Mapping[str, Any]) -> float:
     return float(2 * b * hq * pairs * (d + dv))
 
 
+def _amplification(a: Mapping[str, Any]) -> float:
+    """What exp makes of rounding: an error in proportion to a score's terms becomes one in proportion to the weight."""
+    if not a["q"].numel() or not a["k"].numel():
+        return 1.0
+    largest = [float(a[name].norm(dim=-1).max()) for name in ("q", "k")]
+    return 1.0 + abs(a["scale"]) * largest[0] * largest[1] / 16
+
+
+def _terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"v": _amplification(a) * a["v"]}
+
+
 def _backward_terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
     """A score's gradient is ``p (dp - mean dp)``; giving the LSE, whose gradient is p, twice the mean adds it instead."""
-    if a["grad_o"] is None:
-        return {}
-    o, _ = reference(*(a[name] for name in SPEC.arguments))
-    mean = (a["grad_o"] * o).sum(-1).transpose(1, 2)
-    return {"grad_lse": 2 * mean if a["grad_lse"] is None else 2 * mean + a["grad_lse"]}
+    gradients = {n: _amplification(a) * a[n] for n in ("grad_o", "grad_lse") if a[n] is not None}
+    if "grad_o" in gradients:
+        o, _ = reference(*(a[name] for name in SPEC.arguments))
+        mean = (gradients["grad_o"] * o).sum(-1).transpose(1, 2)
+        gradients["grad_lse"] = gradients.get("grad_lse", 0) + 2 * mean
+    return gradients
 
 
 SPEC = operator(
@@ -139,6 +152,7 @@ SPEC = operator(
     autocast=("q", "k", "v"),
     time=Time("Tq", keys="Tk", causal="causal", exempt="sinks"),
     magnitude=("v",),
+    terms=_terms,
     backward_terms=_backward_terms,
     linear={"o": ("v",)},
     equivalent=((dict(window=0), dict(window=1 << 20)),),

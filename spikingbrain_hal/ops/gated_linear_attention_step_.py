@@ -111,9 +111,7 @@ def gated_linear_attention_step_(
 
     Source: Yang et al. 2023, arXiv:2312.06635, eq. 3 (recurrent form).
     """
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, g, state)):
-        raise RuntimeError(
-            "gated_linear_attention_step_ has no gradient: call it under torch.no_grad(), or use gated_linear_attention"
-        )
-    o: Tensor = call(SPEC, q, k, v, g, state, slots, q.shape[-1] ** -0.5 if scale is None else scale)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    o: Tensor = call(SPEC, q, k, v, g, state, slots, scale)
     return o
