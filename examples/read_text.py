@@ -47,15 +47,15 @@ class Plan:
         sample: Bytes to write.
     """
 
-    model: SpikingBrainConfig = field(default_factory=lambda: SpikingBrainConfig(layers=4))
+    model: SpikingBrainConfig = field(default_factory=SpikingBrainConfig)
     batch: int = 1
     context: int = 512
     learning_rate: float = 1.5e-3
     max_steps: int | None = None
-    chunk: int = 1024
-    lengths: tuple[int, ...] = (1024, 4096, 16_384, 65_536, 200_704)
-    first_token: tuple[int, ...] = (1024, 4096, 16_384, 32_768)
-    first_token_budget: float = 20.0
+    chunk: int = 1000
+    lengths: tuple[int, ...] = (1000, 4000, 16_000, 64_000, 200_000)
+    first_token: tuple[int, ...] = (1000, 4000, 16_000, 32_000)
+    first_token_budget: float = 30.0
     decode_steps: int = 100
     sample: int = 600
 
@@ -162,10 +162,13 @@ def main(
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 2.0,
     out: Annotated[Path, typer.Option(help="Folder for results.json and read_text.png.")] = Path("out/read_text"),
     seed: Annotated[int, typer.Option(help="Of the weights, the batches and the choice of files.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch.")] = 0,
     quick: Annotated[bool, typer.Option(help="Everything tiny, for a test.")] = False,
 ) -> None:
     """Train a small SpikingBrain on Python's own sources, and read a long document with it."""
     begin = time.perf_counter()
+    if threads:
+        torch.set_num_threads(threads)
     results = run(QUICK if quick else Plan(), 60 * minutes, seed)
     results["seconds"] = time.perf_counter() - begin
     out.mkdir(parents=True, exist_ok=True)

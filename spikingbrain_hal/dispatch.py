@@ -110,13 +110,12 @@ def _contiguous(spec: OpSpec, args: Sequence[Any], error: StrideError) -> list[A
     spec.check(args)
     copies = list(args)
     for i, name in enumerate(spec.inputs):
-        if isinstance(args[i], Tensor) and not args[i].is_contiguous():
-            if name in spec.mutates:
-                raise ValueError(f"{error}; {name} is written in place and cannot be copied")
+        if isinstance(args[i], Tensor) and not args[i].is_contiguous() and name not in spec.mutates:
             copies[i] = args[i].contiguous()
             _counts["copies"] += 1
     if all(a is b for a, b in zip(args, copies, strict=True)):
-        raise RuntimeError(f"{error}, yet every input is contiguous")
+        why = "what is written in place cannot be copied" if spec.mutates else "yet every input is contiguous"
+        raise ValueError(f"{error}; {why}")
     return copies
 
 

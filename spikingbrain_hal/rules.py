@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,12 @@ from .spec import Rule
 
 
 def multiple(large: str, small: str) -> Rule:
-    """A rule: axis ``large`` is a multiple of axis ``small``."""
+    """A rule: axis ``large`` is a multiple of axis ``small``, neither being 0."""
 
     def rule(a: Mapping[str, Any]) -> str | None:
-        if a[small] > 0 and a[large] % a[small] == 0:
+        if a[small] > 0 and a[large] > 0 and a[large] % a[small] == 0:
             return None
-        return f"{large} is {a[large]}, expected a multiple of {small}, which is {a[small]}"
+        return f"{large} is {a[large]}, expected a positive multiple of {small}, which is {a[small]}"
 
     return rule
 
@@ -26,6 +27,16 @@ def one_of(attribute: str, *accepted: str) -> Rule:
         if a[attribute] in accepted:
             return None
         return f"{attribute} is {a[attribute]!r}, expected one of {', '.join(map(repr, accepted))}"
+
+    return rule
+
+
+def finite(*attributes: str) -> Rule:
+    """A rule: numbers are neither infinite nor NaN."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        wrong = [n for n in attributes if not math.isfinite(a[n])]
+        return f"{wrong[0]} is {a[wrong[0]]}, expected a finite number" if wrong else None
 
     return rule
 

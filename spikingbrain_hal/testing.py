@@ -1,11 +1,11 @@
 """For people who write kernels: inputs for any declared operator, poisoned memory, comparison with the oracle.
 
-    from spikingbrain_hal import testing
-    from spikingbrain_hal.registry import OPERATORS
+from spikingbrain_hal import testing
+from spikingbrain_hal.registry import OPERATORS
 
-    spec = OPERATORS["attention"]
-    args = testing.make_inputs(spec, spec.cases[0], torch.bfloat16)
-    testing.assert_matches(spec, args, my_attention(*args))
+spec = OPERATORS["attention"]
+args = testing.make_inputs(spec, spec.cases[0], torch.bfloat16)
+testing.assert_matches(spec, args, my_attention(*args))
 """
 
 from __future__ import annotations
@@ -173,9 +173,7 @@ def _derived(spec: OpSpec, a: Arguments) -> dict[str, int]:
     return found
 
 
-def _choose_dtype(
-    spec: OpSpec, name: str, a: Arguments, dtype: torch.dtype, alternative: bool
-) -> torch.dtype:
+def _choose_dtype(spec: OpSpec, name: str, a: Arguments, dtype: torch.dtype, alternative: bool) -> torch.dtype:
     first = next(iter(spec.inputs))
     if name == first:
         return dtype
@@ -204,7 +202,7 @@ def _backward_inputs(
     return [a[name] for name in spec.arguments]
 
 
-def tested_dtypes(spec: OpSpec) -> tuple[torch.dtype, ...]:
+def io_dtypes(spec: OpSpec) -> tuple[torch.dtype, ...]:
     """The dtypes that an operator's first input may have on a backend; float64 is for the reference only."""
     first = next(iter(spec.inputs))
     accepted = spec.accepted_dtypes(first, dict.fromkeys(spec.inputs))

@@ -92,27 +92,18 @@ inline float finite(const char* name, double value) {
   return static_cast<float>(value);
 }
 
-inline Fire fire_of(DType dtype, bool strict, int64_t max_count, bool to_even) {
-  const int64_t exact = dtype == DType::bf16 ? 256 : dtype == DType::f16 ? 2048 : 16777216;
-  if (max_count < 1 || max_count > exact)
-    fail(Error::value, "max_count is %lld, expected 1 to %lld, the counts that %s holds exactly",
-         static_cast<long long>(max_count), static_cast<long long>(exact), dtype_name(dtype));
+inline Fire fire_of(bool strict, int64_t max_count, bool to_even) {
+  if (max_count < 1 || max_count > 256)
+    fail(Error::value, "max_count is %lld, expected 1 to 256, the counts that every dtype of x holds exactly",
+         static_cast<long long>(max_count));
   if (max_count == 1) return strict ? Fire::above_threshold : Fire::at_threshold;
   return to_even ? Fire::half_even : Fire::floor;
 }
 
-inline Surrogate surrogate_of(const char* name, double alpha) {
-  const Surrogate surrogate = static_cast<Surrogate>(choice("surrogate", name, kSurrogateNames));
-  const bool divides =
-      surrogate == Surrogate::softsign || surrogate == Surrogate::rect || surrogate == Surrogate::piecewise_linear;
-  if (divides && !(alpha > 0)) fail(Error::value, "alpha is %g, surrogate '%s' needs a positive number", alpha, name);
-  return surrogate;
-}
-
 // Checks every attribute on the way.
-inline Neuron neuron_of(DType dtype, bool scalar_threshold, double decay, double input_gain, double v_rest,
-                        double v_threshold, const char* reset, double v_reset, bool reset_next_step, bool detach_reset,
-                        bool strict, int64_t max_count, const char* count_rounding, double v_min, const char* surrogate,
+inline Neuron neuron_of(bool scalar_threshold, double decay, double input_gain, double v_rest, double v_threshold,
+                        const char* reset, double v_reset, bool reset_next_step, bool detach_reset, bool strict,
+                        int64_t max_count, const char* count_rounding, double v_min, const char* surrogate,
                         double alpha, double beta) {
   Neuron n;
   n.decay = finite("decay", decay);
@@ -122,11 +113,12 @@ inline Neuron neuron_of(DType dtype, bool scalar_threshold, double decay, double
   n.v_reset = finite("v_reset", v_reset);
   n.v_min = v_min == -__builtin_huge_val() ? -kInfinity : finite("v_min", v_min);
   n.alpha = finite("alpha", alpha);
+  if (!(alpha > 0)) fail(Error::value, "alpha is %g, expected a positive number", alpha);
   n.beta = finite("beta", beta);
   n.reset = static_cast<Reset>(choice("reset", reset, kResetNames));
-  n.fire = fire_of(dtype, strict, max_count, choice("count_rounding", count_rounding, kRoundingNames) == 1);
+  n.fire = fire_of(strict, max_count, choice("count_rounding", count_rounding, kRoundingNames) == 1);
   n.max_count = static_cast<float>(max_count);
-  n.surrogate = surrogate_of(surrogate, alpha);
+  n.surrogate = static_cast<Surrogate>(choice("surrogate", surrogate, kSurrogateNames));
   n.reset_next_step = reset_next_step;
   n.detach_reset = detach_reset;
   if (n.counts() && scalar_threshold && !(n.v_threshold > 0))

@@ -48,8 +48,8 @@ int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, cons
   Parameter("decay_tensor", decay_tensor, x, 0);
   Parameter("v_threshold_tensor", v_threshold_tensor, x, 0);
   Parameter("grad_v_final", grad_v_final, x, 0);
-  neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
-            reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
+            detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   const int64_t slots = slots_of(Blocks(lanes_of("x", x)));
   return slots * Segments(x.shape[0]).slice() * static_cast<int64_t>(sizeof(float));
 }
@@ -184,8 +184,8 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
             double v_min, const char* surrogate, double alpha, double beta, bool, const Tensor& grad_x,
             const Tensor& grad_v0, const Tensor& grad_decay, const Tensor& grad_threshold, const Launch& launch) {
   const Neuron n =
-      neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
-                reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+      neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
+                detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   const Parameter start("v0", v0, x, n.v_rest), decays("decay_tensor", decay_tensor, x, n.decay),
       thresholds("v_threshold_tensor", v_threshold_tensor, x, n.v_threshold),
       last("grad_v_final", grad_v_final, x, 0.0f);

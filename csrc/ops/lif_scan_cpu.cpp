@@ -16,8 +16,8 @@ int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, cons
   Parameter("v0", v0, x, 0);
   Parameter("decay_tensor", decay_tensor, x, 0);
   Parameter("v_threshold_tensor", v_threshold_tensor, x, 0);
-  neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
-            reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
+            detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   return 0;
 }
 
@@ -49,8 +49,8 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
             double v_min, const char* surrogate, double alpha, double beta, bool return_v, const Tensor& spikes,
             const Tensor& v_final, const Tensor& v, const Launch& launch) {
   const Neuron n =
-      neuron_of(x.dtype, !defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset,
-                reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+      neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
+                detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   const Parameter start("v0", v0, x, n.v_rest), decays("decay_tensor", decay_tensor, x, n.decay),
       thresholds("v_threshold_tensor", v_threshold_tensor, x, n.v_threshold);
   const int64_t steps = x.shape[0], neurons = lanes_of("x", x);

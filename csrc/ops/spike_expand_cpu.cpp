@@ -27,7 +27,8 @@ int64_t plan(const Tensor& counts, const char* coding, int64_t timesteps, const 
   rows_of("counts", counts);
   coding_of(coding);
   is_msb_first(bit_order);
-  if (timesteps < 1) fail(Error::value, "timesteps is %lld, expected at least 1", static_cast<long long>(timesteps));
+  if (timesteps < 1 || timesteps > 32768)
+    fail(Error::value, "timesteps is %lld, expected 1 to 32768", static_cast<long long>(timesteps));
   return 0;
 }
 

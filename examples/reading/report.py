@@ -19,11 +19,9 @@ from rich.text import Text
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9730d", "#3c8d5a", "#6b7280", "#a9c4e6"
 
 
-def short(n: float) -> str:
-    """A length in bytes or tokens: 16384 is "16k", 200704 is "200k"."""
-    if n >= 2**20:
-        return f"{n / 2**20:.3g}M"
-    return f"{round(n / 1000 if n % 1024 else n / 1024)}k" if n >= 1000 else f"{n:.0f}"
+def short(n: int) -> str:
+    """A length in bytes: 16000 is "16k"."""
+    return f"{n / 1000:g}k" if n >= 1000 else str(n)
 
 
 def tables(r: dict[str, Any], console: Console) -> None:

@@ -90,10 +90,10 @@ def _run(console: Console, items: list[Item], settings: runner.Settings, target:
         records = runner.run(items, settings, lambda record: advance(record.op, record.broken))
     about |= {"started": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))}
     about |= {"seconds": round(time.time() - started, 1)}
-    return Report(about, records, problems=_problems(target, items, records))
+    return Report(about, records, problems=problems_of(target, items, records))
 
 
-def _problems(target: Target, items: Sequence[Item], records: Sequence[Record]) -> list[str]:
+def problems_of(target: Target, items: Sequence[Item], records: Sequence[Record]) -> list[str]:
     """A backend that offers an operator must serve it; the reason that it does not is worth a line of its own."""
     found = []
     for op in dict.fromkeys(item.op for item in items):
@@ -149,7 +149,9 @@ def _show(console: Console, found: Report) -> None:
     broken = [r for r in found.records if r.broken]
     for r in broken[:FAILURES_SHOWN]:
         first = r.message.splitlines()[0] if r.message else ""
-        console.print(f"[red]{r.status.value}[/] {escape(r.id)}\n  {escape(first)}\n  {escape(r.reproduce)}", soft_wrap=True)
+        console.print(
+            f"[red]{r.status.value}[/] {escape(r.id)}\n  {escape(first)}\n  {escape(r.reproduce)}", soft_wrap=True
+        )
     if len(broken) > FAILURES_SHOWN:
         console.print(f"and {len(broken) - FAILURES_SHOWN} more, in the report")
     for problem in found.problems:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import UnsupportedOp
 from ..registry import OPERATORS
 from ..spec import Case, OpSpec
-from ..testing import make_inputs, tested_dtypes
+from ..testing import io_dtypes, make_inputs
 from .record import Timing
 from .runner import Settings
 from .target import Target, open_target
@@ -66,7 +66,7 @@ def bench_cases(ops: Sequence[str] = ()) -> Iterator[tuple[OpSpec, Case]]:
 
 def _bench_inputs(spec: OpSpec, case: Case, target: Target) -> list[Any]:
     """As the cases' inputs, but what a backward is given comes from the backend: the reference would take hours."""
-    dtype = tested_dtypes(spec)[0]
+    dtype = io_dtypes(spec)[0]
     if spec.forward is None:
         return make_inputs(spec, case, dtype, device=target.device)
     args = make_inputs(spec.forward, case, dtype, device=target.device)
@@ -78,12 +78,12 @@ def _bench_inputs(spec: OpSpec, case: Case, target: Target) -> list[Any]:
 
 def time_case(target: Target, roofline: Mapping[str, float], spec: OpSpec, case: Case) -> Timing:
     """Times one benchmark case on the backend, never on the reference."""
-    blank = Timing(spec.name, case.id, str(tested_dtypes(spec)[0]).removeprefix("torch."))
+    blank = Timing(spec.name, case.id, str(io_dtypes(spec)[0]).removeprefix("torch."))
     if spec.name not in target.kernels:
         return replace(blank, message=target.refused[spec.name])
     try:
         args = _bench_inputs(spec, case, target)
-        run = target.raw(spec)
+        run = spec.raw
         results = run(*args)
         seconds = _seconds(lambda: run(*args), target.device)
     except (UnsupportedOp, RuntimeError) as error:
@@ -103,9 +103,7 @@ def time_case(target: Target, roofline: Mapping[str, float], spec: OpSpec, case:
     )
 
 
-def serve_bench(
-    connection: Connection, backend: str, modules: Sequence[str], threads: int, ops: Sequence[str]
-) -> None:
+def serve_bench(connection: Connection, backend: str, modules: Sequence[str], threads: int, ops: Sequence[str]) -> None:
     """The body of the process that times: sends the peaks, then one timing a case, then None."""
     torch.set_num_threads(threads)
     for module in modules:

@@ -10,7 +10,7 @@ import torch
 
 from ..registry import OPERATORS
 from ..spec import Case, OpSpec
-from ..testing import tested_dtypes
+from ..testing import io_dtypes
 from .checks import CHECKS, Check
 
 PROFILES = ("quick", "full")
@@ -46,14 +46,10 @@ class Item:
         return f"{self.op}/{check}/{self.dtype}/{self.spec.cases[self.case].id}"
 
 
-def _spread(fitting: Sequence[int], limit: int | None) -> Sequence[int]:
-    return fitting if limit is None else fitting[:limit]
-
-
 def _items_of(spec: OpSpec, check: Check, profile: str) -> Iterator[Item]:
-    dtypes = tested_dtypes(spec) if check.every_dtype else tested_dtypes(spec)[:1]
+    dtypes = io_dtypes(spec) if check.every_dtype else io_dtypes(spec)[:1]
     fitting = [i for i, case in enumerate(spec.cases) if _fits(check, spec, case)]
-    for i in _spread(fitting, check.limit[profile]):
+    for i in fitting[: check.limit[profile]]:
         for dtype in dtypes:
             for part in check.parts(spec, spec.cases[i]):
                 yield Item(spec.name, i, str(dtype).removeprefix("torch."), check.name, part)
@@ -69,8 +65,7 @@ def plan(profile: str, ops: Sequence[str] = (), pattern: str = "") -> list[Item]
     Args:
         profile: ``"quick"`` or ``"full"``.
         ops: Only these operators, each with its backward; all if empty.
-        pattern: Only items whose id is this, contains it, or matches it as a shell pattern. A pattern looks at all
-            items of the full profile.
+        pattern: Only items whose id contains this, as text or as a shell pattern, of all in the full profile.
 
     Raises:
         ValueError: An operator is unknown, or nothing is left.
@@ -85,7 +80,7 @@ def plan(profile: str, ops: Sequence[str] = (), pattern: str = "") -> list[Item]
         if spec.name in wanted
         for check in CHECKS.values()
         for item in _items_of(spec, check, "full" if pattern else profile)
-        if not pattern or pattern in item.id or fnmatch.fnmatchcase(item.id, pattern)
+        if not pattern or pattern in item.id or fnmatch.fnmatchcase(item.id, f"*{pattern}*")
     ]
     if not items:
         raise ValueError(f"no case matches {pattern or ', '.join(ops)!r}: nothing would be run")

@@ -49,9 +49,7 @@ class Judgement:
 
     def add(self, other: Judgement) -> Judgement:
         """Joins two comparisons of one case."""
-        return Judgement(
-            max(self.worst, other.worst), self.excused + other.excused, self.excluded + other.excluded
-        )
+        return Judgement(max(self.worst, other.worst), self.excused + other.excused, self.excluded + other.excluded)
 
 
 def judge(spec: OpSpec, truth: Truth, outputs: Mapping[str, Tensor]) -> Judgement:

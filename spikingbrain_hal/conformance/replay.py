@@ -52,7 +52,7 @@ class Membrane:
     potential: Tensor
     unfloored: Tensor
     margin: Tensor
-    threshold: Tensor | float
+    threshold: Tensor
 
 
 def drive_membrane(a: Mapping[str, Any], spikes: Tensor) -> Membrane:
@@ -62,7 +62,7 @@ def drive_membrane(a: Mapping[str, Any], spikes: Tensor) -> Membrane:
     start = x.new_full(x.shape[1:], rest) if a["v0"] is None else a["v0"].expand(x.shape[1:])
     before = torch.cat([start[None], states])[:-1] if len(x) else states
     leak = a["decay"] if a["decay_tensor"] is None else a["decay_tensor"]
-    threshold = a["v_threshold"] if a["v_threshold_tensor"] is None else a["v_threshold_tensor"]
+    threshold = x.new_tensor(a["v_threshold"]) if a["v_threshold_tensor"] is None else a["v_threshold_tensor"]
     taken = torch.zeros_like(spikes)
     if a["reset_next_step"]:
         taken = torch.cat([decide(a, start, threshold)[None], spikes])[:-1] if len(x) else spikes
@@ -71,9 +71,7 @@ def drive_membrane(a: Mapping[str, Any], spikes: Tensor) -> Membrane:
     charged = rest + leak * (before - rest) + a["input_gain"] * x
     left = charged - (taken if a["reset_next_step"] else spikes) * _soft(a, threshold)
     terms = (leak * before).abs() + (a["input_gain"] * x).abs() + charged.abs() + _extra(a, threshold)
-    return Membrane(
-        states if a["reset_next_step"] else charged, left, _margins(a, spikes, leak, terms), threshold
-    )
+    return Membrane(states if a["reset_next_step"] else charged, left, _margins(a, spikes, leak, terms), threshold)
 
 
 def _margins(a: Mapping[str, Any], spikes: Tensor, leak: Tensor | float, terms: Tensor) -> Tensor:
@@ -87,13 +85,14 @@ def _margins(a: Mapping[str, Any], spikes: Tensor, leak: Tensor | float, terms: 
     return margins
 
 
-def _soft(a: Mapping[str, Any], threshold: Tensor | float) -> Tensor | float:
-    return threshold if a["reset"] == "soft" else 0.0
+def _soft(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
+    return threshold if a["reset"] == "soft" else torch.zeros_like(threshold)
 
 
-def _extra(a: Mapping[str, Any], threshold: Tensor | float) -> Tensor | float:
+def _extra(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
     """Terms beside decay and input that rounding is in proportion to: the rest, and what a soft reset subtracts."""
-    return abs(a["v_rest"]) + abs(a["v_reset"]) + a["max_count"] * abs(_soft(a, threshold))
+    at_rest = abs(a["v_rest"]) + abs(a["v_reset"])
+    return _soft(a, threshold).abs() * a["max_count"] + at_rest
 
 
 def _reference(a: Mapping[str, Any], spikes: Tensor | None, **changed: Any) -> Named:
@@ -102,7 +101,7 @@ def _reference(a: Mapping[str, Any], spikes: Tensor | None, **changed: Any) -> N
     return dict(zip(LIF.outputs, results, strict=True))
 
 
-def decide(a: Mapping[str, Any], potential: Tensor, threshold: Tensor | float) -> Tensor:
+def decide(a: Mapping[str, Any], potential: Tensor, threshold: Tensor) -> Tensor:
     """The spikes that a potential gives; never fewer where the potential is higher."""
     if a["max_count"] == 1:
         return (potential > threshold if a["strict"] else potential >= threshold).double()
@@ -119,9 +118,7 @@ def _replay_spikes(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
     membrane = drive_membrane(a, spikes.double())
     expected = _reference(a, spikes.double())
     exact = decide(a, membrane.potential, membrane.threshold)
-    first, last = (
-        decide(a, membrane.potential + side * membrane.margin, membrane.threshold) for side in (-1, 1)
-    )
+    first, last = (decide(a, membrane.potential + side * membrane.margin, membrane.threshold) for side in (-1, 1))
     base = _reference(narrow, spikes)
     absolute = {n: t.abs() if isinstance(t, Tensor) else t for n, t in a.items()}
     quiet = {"reset": "none", "v_rest": abs(a["v_rest"]), "input_gain": abs(a["input_gain"]), "v_min": -torch.inf}
@@ -141,11 +138,11 @@ def _replay_spikes(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
 
 def _jumps(a: Mapping[str, Any], membrane: Membrane) -> list[tuple[Tensor, Tensor]]:
     """How far each potential is from where the chosen surrogate, or the floor of the potential, jumps."""
-    unit = 1.0 if a["max_count"] > 1 else membrane.threshold
-    scale = membrane.threshold if a["max_count"] > 1 else 1.0
+    one = torch.ones_like(membrane.threshold)
+    unit, scale = (one, membrane.threshold) if a["max_count"] > 1 else (membrane.threshold, one)
     u = membrane.potential / scale - unit
-    slack = membrane.margin / abs(scale)
-    distances = {
+    slack = membrane.margin / scale.abs()
+    distances: list[Tensor] = {
         "rect": [u.abs() - 1 / (2 * a["alpha"])],
         "piecewise_linear": [u.abs() - a["alpha"]],
         "leaky_relu": [u],
@@ -167,9 +164,7 @@ def _replay_gradients(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, T
     for distance, slack in _jumps(a, membrane):
         near |= distance <= slack
     neurons = near.any(0)
-    excluded = {
-        name: neurons.expand(t.shape) for name, t in outputs.items() if t.numel() and bool(neurons.any())
-    }
+    excluded = {name: neurons.expand(t.shape) for name, t in outputs.items() if t.numel() and bool(neurons.any())}
     return Truth(truth.expected, truth.base, truth.magnitude, excluded=excluded)
 
 

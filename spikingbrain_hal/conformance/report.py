@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..registry import OPERATORS
 from .checks import CHECKS
 from .record import BROKEN, Cell, Record, Report, Status, Timing, group
 
-DTYPES = ("float32", "bfloat16", "float16", "int16", "int8")
+COLUMNS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int16": "integer", "int8": "integer"}
 
 
 def describe(backend: Backend, profile: str, seed: int, command: str) -> dict[str, Any]:
@@ -91,9 +91,7 @@ def _junit(report: Report) -> bytes:
 
 
 def _junit_case(suite: ElementTree.Element, record: Record) -> None:
-    case = ElementTree.SubElement(
-        suite, "testcase", classname=record.op, name=record.id, time=f"{record.seconds:.4f}"
-    )
+    case = ElementTree.SubElement(suite, "testcase", classname=record.op, name=record.id, time=f"{record.seconds:.4f}")
     if record.status == Status.PASS:
         return
     kind = {Status.CRASH: "error", Status.TIMEOUT: "error"}.get(
@@ -119,8 +117,9 @@ def render(report: Report) -> str:
         report=report,
         about=report.about,
         counts=report.counts,
-        dtypes=[d for d in DTYPES if any(r.dtype == d for r in report.records)],
+        dtypes=list(dict.fromkeys(c for d, c in COLUMNS.items() if any(r.dtype == d for r in report.records))),
         operators=report.operators(),
+        cells={op: _by_column(records) for op, records in group(report.records, "op").items()},
         matrix=_matrix(report),
         promises={name: (check.promise, Cell.of(_of_check(report, name))) for name, check in CHECKS.items()},
         broken=[r for r in report.records if r.broken],
@@ -139,13 +138,15 @@ def _of_check(report: Report, name: str) -> list[Record]:
     return [r for r in report.records if r.check == name]
 
 
+def _by_column(records: Sequence[Record]) -> dict[str, Cell]:
+    columns = dict.fromkeys(COLUMNS[r.dtype] for r in records)
+    return {column: Cell.of([r for r in records if COLUMNS[r.dtype] == column]) for column in columns}
+
+
 def _matrix(report: Report) -> dict[str, dict[str, dict[str, Cell]]]:
-    """Operator, check, dtype."""
+    """Operator, check, column."""
     return {
-        op: {
-            check: {dtype: Cell.of(cells) for dtype, cells in group(rows, "dtype").items()}
-            for check, rows in group(records, "check").items()
-        }
+        op: {check: _by_column(rows) for check, rows in group(records, "check").items()}
         for op, records in group(report.records, "op").items()
     }
 

@@ -47,10 +47,6 @@ class Target:
         """The torch device type of its tensors."""
         return self.backend.device_type
 
-    def raw(self, spec: OpSpec) -> Callable[..., Any]:
-        """The operator in torch's dispatcher, without autograd."""
-        return spec.raw
-
     def call(self, spec: OpSpec, args: Sequence[Any]) -> Named:
         """Runs an operator through torch's dispatcher.
 
@@ -59,7 +55,7 @@ class Target:
             Lied: Its plan accepts the call and its launch does not.
         """
         try:
-            return named_results(spec, self.raw(spec), args)
+            return named_results(spec, spec.raw, args)
         except UnsupportedOp:
             self._expect_refusal(spec, args)
             raise
@@ -116,8 +112,7 @@ class Launch:
         """Makes the outputs of this call, or of one with the arguments ``like``."""
         shapes = self.spec.allocate(*(self.args if like is None else like))
         self.outputs = [
-            self._guarded(name, tuple(t.shape), t.dtype)
-            for name, t in zip(self.spec.outputs, shapes, strict=True)
+            self._guarded(name, tuple(t.shape), t.dtype) for name, t in zip(self.spec.outputs, shapes, strict=True)
         ]
 
     def run(self, threads: int = 1) -> None:

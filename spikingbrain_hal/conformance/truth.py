@@ -59,7 +59,7 @@ def in_absolute_value(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
     """The arguments that the sum of absolute terms is the reference's result for."""
     a = spec.bind(args)
     a |= {n: a[n].abs() for n in spec.magnitude if a[n] is not None}
-    return list((a | (spec.terms(a) if spec.terms else {})).values())
+    return list({**a, **(spec.terms(a) if spec.terms else {})}.values())
 
 
 def truth(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:

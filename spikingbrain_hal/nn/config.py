@@ -34,7 +34,7 @@ class SpikingBrainConfig:
 
     vocab_size: int = 256
     hidden_size: int = 256
-    layers: int = 6
+    layers: int = 4
     query_heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64

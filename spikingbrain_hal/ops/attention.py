@@ -112,7 +112,7 @@ def _amplification(a: Mapping[str, Any]) -> float:
     if not a["q"].numel() or not a["k"].numel():
         return 1.0
     largest = [float(a[name].norm(dim=-1).max()) for name in ("q", "k")]
-    return 1.0 + abs(a["scale"]) * largest[0] * largest[1] / 16
+    return 1.0 + abs(float(a["scale"])) * largest[0] * largest[1] / 16
 
 
 def _terms(a: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..autograd import call
 from ..declare import operator
-from ..rules import in_range, one_of
+from ..rules import finite, in_range, one_of
 from ..spec import Case, Input, Output, Time
 from ..surrogates import SURROGATES
 
@@ -125,6 +125,7 @@ SPEC = operator(
         one_of("surrogate", *SURROGATES),
         in_range("max_count", 1, 256, "a count from 1 to 256, exact in every dtype of x"),
         in_range("alpha", 1e-30, text="a positive number"),
+        finite("decay", "input_gain", "v_rest", "v_threshold", "v_reset", "alpha", "beta"),
         _counts,
     ),
     differentiable=("x", "v0", "decay_tensor", "v_threshold_tensor"),

@@ -153,7 +153,8 @@ def test_use_backend_is_undone_and_refused_in_compiled_code():
         hal.use_backend("reference")
         return x
 
-    with pytest.raises(Exception, match="compiled region"):
+    # torch below 2.8 reports only where the error was raised, not its text
+    with pytest.raises(Exception, match=r"compiled region|in switch\n *hal.use_backend"):
         switch(torch.zeros(1))
 
 

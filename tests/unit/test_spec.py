@@ -58,7 +58,7 @@ def test_outputs_are_allocated_from_axes(gla):
         ({"k": torch.zeros(2, 3, 8)}, ValueError, r"k has shape \[2, 3, 8\]"),
         ({"k": torch.zeros(2, 3, 2, 7)}, ValueError, "axis K of k is 7, expected 8, as in q"),
         ({"k": torch.zeros(2, 3, 2, 8).bfloat16()}, TypeError, "k is bfloat16, expected float32"),
-        ({"q": torch.zeros(2, 3, 5, 8)}, ValueError, "Hq is 5, expected a multiple of H, which is 2"),
+        ({"q": torch.zeros(2, 3, 5, 8)}, ValueError, "Hq is 5, expected a positive multiple of H, which is 2"),
         ({"g": torch.zeros(2, 3, 3)}, ValueError, "axis H of g is 3"),
         ({"initial_state": torch.zeros(3, 2, 8, 6)}, ValueError, "axis N of initial_state is 3"),
         ({"cu_seqlens": torch.tensor([0, 3])}, ValueError, "B is 2, expected 1 with cu_seqlens"),

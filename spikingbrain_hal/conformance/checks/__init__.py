@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...spec import Case, OpSpec, pair_axes
-from ...testing import make_inputs, tested_dtypes
+from ...testing import io_dtypes, make_inputs
 from ..judge import Judgement, judge
 from ..replay import REPLAYS
 from ..target import Target
@@ -68,9 +68,7 @@ class Context:
         given = self.args() if args is None else args
         if self.spec.name in REPLAYS:
             return judge(self.spec, truth(self.spec, given, outputs), outputs)
-        return judge(
-            self.spec, self._once(("truth", tag), lambda: reference_truth(self.spec, given)), outputs
-        )
+        return judge(self.spec, self._once(("truth", tag), lambda: reference_truth(self.spec, given)), outputs)
 
     def judge_call(self, args: Sequence[Any]) -> Judgement:
         """Runs the operator on these arguments and compares with the oracle."""
@@ -121,7 +119,7 @@ def is_legal(spec: OpSpec, case: Case) -> bool:
     """Whether the declaration accepts a case that was made up."""
     forward = spec.forward or spec
     try:
-        forward.check(make_inputs(forward, case, tested_dtypes(forward)[0]))
+        forward.check(make_inputs(forward, case, io_dtypes(forward)[0]))
     except (ValueError, TypeError, ZeroDivisionError):
         return False
     return True

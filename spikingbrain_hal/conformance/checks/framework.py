@@ -19,9 +19,11 @@ OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 TRANSFORMS = ("vmap", "forward_ad", "double_backward")
 
 
-@check("torch.library.opcheck: schema, fake kernel, and tracing with dynamic shapes", full=2, parts=lambda s, c: OPCHECKS)
+@check(
+    "torch.library.opcheck: schema, fake kernel, and tracing with dynamic shapes", full=2, parts=lambda s, c: OPCHECKS
+)
 def opcheck(ctx: Context) -> None:
-    torch.library.opcheck(ctx.target.raw(ctx.spec), tuple(ctx.args()), test_utils=(ctx.part,))
+    torch.library.opcheck(ctx.spec.raw, tuple(ctx.args()), test_utils=(ctx.part,))
 
 
 def _public(ctx: Context) -> Callable[..., tuple[Tensor, ...]]:

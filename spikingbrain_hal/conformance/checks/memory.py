@@ -76,9 +76,7 @@ def _laid_out(ctx: Context, args: Sequence[Any]) -> list[Any]:
         layout = ctx.part
         if name in ctx.spec.mutates and layout in ("transposed", "expanded"):
             layout = "sliced"
-        if isinstance(value, Tensor) and not (
-            layout == "expanded" and ctx.spec.inputs[name].fill in BY_CONTENT
-        ):
+        if isinstance(value, Tensor) and not (layout == "expanded" and ctx.spec.inputs[name].fill in BY_CONTENT):
             value = _LAY_OUT[layout](value)
         changed.append(value)
     return changed
@@ -86,7 +84,7 @@ def _laid_out(ctx: Context, args: Sequence[Any]) -> list[Any]:
 
 def _in_place_results(ctx: Context, args: Sequence[Any]) -> Named:
     """Runs the operator on exactly these tensors, whose strides a copy would lose."""
-    results = ctx.target.raw(ctx.spec)(*args)
+    results = ctx.spec.raw(*args)
     named = zip(ctx.spec.outputs, results if isinstance(results, tuple) else (results,), strict=True)
     return dict(named) | {n: ctx.spec.bind(args)[n].contiguous() for n in ctx.spec.mutates}
 

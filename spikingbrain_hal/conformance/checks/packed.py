@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ def resets_separate(ctx: Context) -> Judgement:
     assert time is not None
     whole = {name: t.clone() for name, t in ctx.call(args).items()}
     cuts = [0, *_boundaries(ctx), ctx.case.sizes[time.axis]]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         part = slice_axis(ctx.spec, args, time.axis, start, stop)
         if start:
             part = ctx.replaced(part, **{time.state_in: None})

@@ -141,6 +141,4 @@ def causality(ctx: Context) -> None:
         if start < _exempt(ctx.spec, ctx.case) or past <= 0:
             continue
         changed = ctx.call(_other_future(ctx, args, time.keys or time.axis, start))
-        require_same_bits(
-            _past(ctx, changed, past), _past(ctx, whole, past), f"inputs changed from step {start} on"
-        )
+        require_same_bits(_past(ctx, changed, past), _past(ctx, whole, past), f"inputs changed from step {start} on")

@@ -1,0 +1,32 @@
+"""The quick profile of the conformance suite as tests, in this process, on the backend of SBHAL_TEST_BACKEND."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from spikingbrain_hal import use_backend
+from spikingbrain_hal.conformance.case import Item, plan
+from spikingbrain_hal.conformance.record import Status
+from spikingbrain_hal.conformance.target import open_target
+from spikingbrain_hal.conformance.worker import Session
+
+BACKEND = os.environ.get("SBHAL_TEST_BACKEND", "cpu")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the references run many small operations, which threads only slow down
+    with use_backend(BACKEND):
+        yield Session(open_target(BACKEND), seed=0)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("item", plan("quick"), ids=lambda item: item.id)
+def test_case(item: Item, session: Session) -> None:
+    record = session.run(item)
+    assert record.status == Status.PASS, record.message
