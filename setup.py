@@ -44,7 +44,7 @@ setup(
         *(f"spikingbrain_hal.{name}" for name in find_packages(include=["backends*"])),
     ],
     package_dir={"spikingbrain_hal.backends": "backends"},
-    package_data={"": ["py.typed", "*.pyi", "templates/*"]},
+    package_data={"": ["py.typed", "*.pyi", "*.j2"]},
     ext_modules=[Extension(f"spikingbrain_hal.backends.{b}._native", []) for b in BACKENDS.split(";")],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -17,7 +17,6 @@ from . import selection
 from .dispatch import needs_grad
 from .spec import OpSpec
 
-
 _any_autocast = torch._C._is_any_autocast_enabled
 _any_transform = torch._C._are_functorch_transforms_active
 _grad_enabled = torch.is_grad_enabled

@@ -120,7 +120,7 @@ FILLS: Mapping[str, Fill] = {
 def make_inputs(
     spec: OpSpec,
     case: Case,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
     device: str = "cpu",
     alternative: bool = False,
@@ -130,13 +130,15 @@ def make_inputs(
     Args:
         spec: A declared operator, ``OPERATORS[name]``.
         case: Sizes and attributes, one of ``spec.cases`` or an own one.
-        dtype: Of the first input and those that share it; other float inputs are float32.
+        dtype: Of the first input and those that share it, by default the first it accepts; other float inputs are
+            float32.
         seed: Chooses the values.
         device: Where the tensors lie.
         alternative: Take the second axes and dtypes of inputs that accept several, and leave one gradient out.
 
     A backward is given what the reference of its forward saves, and normal gradients.
     """
+    dtype = dtype or io_dtypes(spec)[0]
     if spec.forward is not None:
         return _backward_inputs(spec, spec.forward, case, dtype, seed, device, alternative)
     generator = Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name}/{case.id}".encode()))

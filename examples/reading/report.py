@@ -32,9 +32,11 @@ def tables(r: dict[str, Any], console: Console) -> None:
 
 def _summary(r: dict[str, Any]) -> Table:
     loss, spikes, decode = r["loss"], r["spikes"], r["decode"]
-    t = Table(title=f"{r['parameters']:,} parameters on {r['threads']} threads", show_header=False)
+    t = Table(title="A small SpikingBrain that reads Python's library", show_header=False)
     t.add_column(justify="left")
     t.add_column(justify="right")
+    t.add_row("parameters", f"{r['parameters']:,}")
+    t.add_row("CPU threads", str(r["threads"]))
     t.add_row("trained on", f"{r['train']['tokens']:,} bytes in {r['train']['seconds']:.0f} s")
     t.add_row("entropy of single bytes", f"{loss['unigram_entropy']:.2f} bits/byte")
     t.add_row("loss at the first step", f"{loss['first']:.2f} bits/byte")

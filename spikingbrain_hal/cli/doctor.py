@@ -16,7 +16,7 @@ from rich.table import Table
 from .. import __version__
 from ..errors import BackendUnavailable
 from ..registry import OPERATORS
-from ..selection import Active, current, installed_backends
+from ..selection import Active, current, installed_backends, load
 
 OPENMP = re.compile(r"(/\S*/lib(?:gomp|omp|iomp5)(?:-\w+)?\.so\S*)")
 
@@ -36,7 +36,8 @@ def doctor() -> None:
     for name, value in sorted(os.environ.items()):
         if name.startswith("SBHAL_"):
             console.print(f"{name}={value}")
-    problems = _show_backends(console)
+    _show_backends(console)
+    problems = []
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         problems += _show_choice(console, device)
     problems += _show_openmp(console)
@@ -47,20 +48,20 @@ def doctor() -> None:
     console.print("[bold green]no problems found[/]")
 
 
-def _show_backends(console: Console) -> list[str]:
+def _show_backends(console: Console) -> None:
     table = Table("backend", "device type", "available", "device", title="Backends", title_justify="left")
     for name, found in sorted(installed_backends().items()):
         backend = found.backend
         reason = found.problem if backend is None else backend.probe()
         details = ""
         if backend is not None and reason is None:
+            load(backend)  # what a device says of itself may depend on the module that drives it
             properties = backend.properties()
             details = "\n".join([properties.name, *(f"{k}: {v}" for k, v in properties.details.items())])
         state = "yes" if reason is None else f"no: {reason}"
         simulated = " (simulated)" if backend is not None and backend.simulated else ""
         table.add_row(name + simulated, backend.device_type if backend else "?", escape(state), escape(details))
     console.print(table)
-    return []
 
 
 def _show_choice(console: Console, device: str) -> list[str]:

@@ -27,8 +27,8 @@ COPY_BYTES = 1 << 28
 LEAST_SECONDS, MOST_REPEATS = 0.3, 50
 
 
-def _seconds(run: Callable[[], Any], device: str) -> float:
-    """Median time of a call, after one to warm up."""
+def _seconds(run: Callable[[], Any], device: str) -> list[float]:
+    """Times of calls, after one to warm up."""
     run()
     times: list[float] = []
     while len(times) < 2 or (sum(times) < LEAST_SECONDS and len(times) < MOST_REPEATS):
@@ -37,7 +37,7 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
         run()
         _wait(device)
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return times
 
 
 def _wait(device: str) -> None:
@@ -46,13 +46,13 @@ def _wait(device: str) -> None:
 
 
 def measure_roofline(device: str) -> dict[str, float]:
-    """Peak rates: float32 matrix product in FLOP/s, and a large copy, read and written, in bytes/s."""
+    """Peak rates, the best of many runs: a float32 matrix product, and a large copy, which reads and writes."""
     a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device)
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     return {
-        "flops_per_s": 2 * MATMUL_SIZE**3 / _seconds(lambda: torch.mm(a, a), device),
-        "bytes_per_s": 2 * COPY_BYTES / _seconds(lambda: target.copy_(source), device),
+        "flops_per_s": 2 * MATMUL_SIZE**3 / min(_seconds(lambda: torch.mm(a, a), device)),
+        "bytes_per_s": 2 * COPY_BYTES / min(_seconds(lambda: target.copy_(source), device)),
     }
 
 
@@ -85,7 +85,7 @@ def time_case(target: Target, roofline: Mapping[str, float], spec: OpSpec, case:
         args = _bench_inputs(spec, case, target)
         run = spec.raw
         results = run(*args)
-        seconds = _seconds(lambda: run(*args), target.device)
+        seconds = statistics.median(_seconds(lambda: run(*args), target.device))
     except (UnsupportedOp, RuntimeError) as error:
         return replace(blank, message=str(error).splitlines()[0])
     outputs = results if isinstance(results, tuple) else (results,)

@@ -91,8 +91,9 @@ def _soft(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
 
 def _extra(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
     """Terms beside decay and input that rounding is in proportion to: the rest, and what a soft reset subtracts."""
-    at_rest = abs(a["v_rest"]) + abs(a["v_reset"])
-    return _soft(a, threshold).abs() * a["max_count"] + at_rest
+    at_rest: float = abs(a["v_rest"]) + abs(a["v_reset"])
+    most: int = a["max_count"]
+    return _soft(a, threshold).abs() * most + at_rest
 
 
 def _reference(a: Mapping[str, Any], spikes: Tensor | None, **changed: Any) -> Named:

@@ -121,7 +121,7 @@ def render(report: Report) -> str:
         operators=report.operators(),
         cells={op: _by_column(records) for op, records in group(report.records, "op").items()},
         matrix=_matrix(report),
-        promises={name: (check.promise, Cell.of(_of_check(report, name))) for name, check in CHECKS.items()},
+        checks=_checks(report),
         broken=[r for r in report.records if r.broken],
         missing=_missing(report),
         best=_best_timing(report),
@@ -134,8 +134,11 @@ def _significant(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{float(f'{value:.{digits}g}'):,.10g}"
 
 
-def _of_check(report: Report, name: str) -> list[Record]:
-    return [r for r in report.records if r.check == name]
+def _checks(report: Report) -> list[tuple[str, str, Cell]]:
+    """Name, promise and counts of every check that was run, those with most cases first."""
+    found = group(report.records, "check")
+    rows = [(name, CHECKS[name].promise, Cell.of(records)) for name, records in found.items()]
+    return sorted(rows, key=lambda row: -row[2].total)
 
 
 def _by_column(records: Sequence[Record]) -> dict[str, Cell]:

@@ -120,7 +120,7 @@ def _terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _backward_terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A score's gradient is ``p (dp - mean dp)``; giving the LSE, whose gradient is p, twice the mean adds it instead."""
+    """A score's gradient is ``p (dp - mean dp)``; the LSE's is p, so twice the mean through it adds it instead."""
     gradients = {n: _amplification(a) * a[n] for n in ("grad_o", "grad_lse") if a[n] is not None}
     if "grad_o" in gradients:
         o, _ = reference(*(a[name] for name in SPEC.arguments))

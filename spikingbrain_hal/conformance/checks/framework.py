@@ -20,7 +20,9 @@ TRANSFORMS = ("vmap", "forward_ad", "double_backward")
 
 
 @check(
-    "torch.library.opcheck: schema, fake kernel, and tracing with dynamic shapes", full=2, parts=lambda s, c: OPCHECKS
+    "schema, fake kernel and tracing with dynamic shapes pass torch.library.opcheck",
+    full=2,
+    parts=lambda s, c: OPCHECKS,
 )
 def opcheck(ctx: Context) -> None:
     torch.library.opcheck(ctx.spec.raw, tuple(ctx.args()), test_utils=(ctx.part,))
@@ -65,7 +67,7 @@ _TRANSFORM = {"vmap": _vmap, "forward_ad": _forward_ad, "double_backward": _doub
 
 
 @check(
-    "vmap, forward-mode AD and double backward are refused by name, as torch's own answers are wrong",
+    "the transforms vmap, forward-mode AD and double backward are refused by name, as torch's answers are wrong",
     applies=lambda spec, case: has_elements(spec, case) and "float" in next(iter(spec.inputs.values())).dtype,
     full=2,
     parts=_transforms,
@@ -102,7 +104,7 @@ def _results_and_gradients(ctx: Context, function: Callable[..., tuple[Tensor, .
 
 
 @check(
-    "torch.compile takes it into one graph, forwards and backwards, and changes nothing",
+    "one graph of torch.compile holds it, forwards and backwards, and changes nothing",
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None,
     full=2,
 )
@@ -111,7 +113,7 @@ def compiled(ctx: Context) -> None:
 
 
 @check(
-    "torch.compile with inductor changes nothing either",
+    "compiling with inductor changes nothing either",
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None and spec.time is not None,
     quick=0,
     full=1,
