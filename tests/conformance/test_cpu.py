@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from spikingbrain_hal import use_backend
 from spikingbrain_hal.conformance.case import Item, plan
@@ -19,13 +18,11 @@ BACKEND = os.environ.get("SBHAL_TEST_BACKEND", "cpu")
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the references run many small operations, which threads only slow down
     with use_backend(BACKEND):
         yield Session(open_target(BACKEND), seed=0)
-    torch.set_num_threads(threads)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("item", plan("quick"), ids=lambda item: item.id)
 def test_case(item: Item, session: Session) -> None:
     record = session.run(item)

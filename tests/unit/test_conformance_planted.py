@@ -21,6 +21,7 @@ from spikingbrain_hal.conformance.worker import Session
 from spikingbrain_hal.errors import UnsupportedOp
 from spikingbrain_hal.testing import python_backend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GLA, GLA_BACKWARD, STEP = "gated_linear_attention", "gated_linear_attention_backward", "gated_linear_attention_step_"
 SLOW = ("opcheck", "compiled", "inductor")
 

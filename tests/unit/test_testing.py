@@ -9,6 +9,7 @@ from spikingbrain_hal.registry import OPERATORS
 from spikingbrain_hal.spec import Case, OpSpec
 from spikingbrain_hal.testing import assert_matches, io_dtypes, make_inputs, poison
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [pytest.param(spec, case, id=f"{spec.name}-{case.id}") for spec in OPERATORS.values() for case in spec.cases]
 
 
