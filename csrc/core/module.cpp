@@ -89,6 +89,18 @@ struct SharedWorkspace {
 };
 SharedWorkspace* shared_workspace;
 
+// Work too small to be worth waking threads for; starting and joining them costs as much as some 10 us of work.
+bool small(const char* signature, const Value* values) {
+  int64_t elements = 0;
+  for (int i = 0; signature[i]; ++i) {
+    if (signature[i] != 'T' || values[i].tensor.ndim < 0) continue;
+    int64_t count = 1;
+    for (int d = 0; d < values[i].tensor.ndim; ++d) count *= values[i].tensor.shape[d];
+    elements += count;
+  }
+  return elements < (1 << 16);
+}
+
 struct Held {
   bool* flag;
   explicit Held(bool* f) : flag(f) { *flag = true; }
@@ -102,6 +114,7 @@ PyObject* call_run(const KernelEntry* entry, PyObject* const* objects, Py_ssize_
   Launch& launch = values[at].launch;
   convert_launch(objects[at], objects[at + 1], &launch);
   const int64_t needed = entry->plan(values);
+  if (small(entry->launch_signature, values)) launch.num_threads = 1;
   if (!needed) {
     launch.workspace = nullptr, launch.workspace_bytes = 0;
     run_kernel(entry, values);

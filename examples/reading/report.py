@@ -136,13 +136,13 @@ def _speed(ax: Axes, r: dict[str, Any]) -> None:
         "decode": (list(r["decode"]["model"]["tokens_per_second"].values()), ORANGE),
     }
     for name, (rates, colour) in lines.items():
-        ax.plot(lengths, rates, "o-", color=colour, linewidth=2)
-        ax.annotate(name, (lengths[0], rates[0]), (0, 9), textcoords="offset points", color=colour, weight="bold")
-    _plain(ax, "The same speed at every length", "bytes read before", "tokens per second")
+        ax.plot(lengths, rates, "o-", color=colour, linewidth=2, label=name)
+    _plain(ax, "Reading and writing speed", "bytes read before", "tokens per second")
     _lengths(ax, lengths)
     _logarithmic(ax)
     every = [rate for rates, _ in lines.values() for rate in rates]
-    ax.set_ylim(min(every) / 2, max(every) * 2.5)
+    ax.set_ylim(min(every) / 2, max(every) * 6)
+    ax.legend(frameon=False, loc="upper left", ncols=3)
 
 
 def _first_token(ax: Axes, r: dict[str, Any]) -> None:
