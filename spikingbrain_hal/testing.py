@@ -257,7 +257,7 @@ def python_backend(
         device_type=device_type,
         probe=lambda: None,
         load=lambda: {op: _python_kernel(spec, given.get(op, spec.reference)) for op, spec in OPERATORS.items()},
-        properties=lambda: DeviceProperties("PyTorch", {"torch": torch.__version__}),
+        properties=lambda: DeviceProperties("PyTorch"),
         simulated=True,
     )
 

@@ -76,44 +76,59 @@ def _bench_inputs(spec: OpSpec, case: Case, target: Target) -> list[Any]:
     return [(a | given).get(name) for name in spec.arguments]
 
 
-def time_case(target: Target, roofline: Mapping[str, float], spec: OpSpec, case: Case) -> Timing:
+def _prepare(target: Target, spec: OpSpec, args: Sequence[Any]) -> tuple[Callable[[], Any], tuple[Tensor, ...]]:
+    """The launch to time, and its outputs: memory that is there before, as it is where memory is cached."""
+    kernel, outputs = target.kernels[spec.name], spec.allocate(*args)
+    size = kernel.plan(*args)
+    workspace = torch.empty(size, dtype=torch.uint8, device=target.device) if size else None
+    threads = torch.get_num_threads()
+    return lambda: kernel.launch(*args, *outputs, workspace, target.stream(), threads), outputs
+
+
+def time_case(target: Target, spec: OpSpec, case: Case) -> Timing:
     """Times one benchmark case on the backend, never on the reference."""
     blank = Timing(spec.name, case.id, str(io_dtypes(spec)[0]).removeprefix("torch."))
     if spec.name not in target.kernels:
         return replace(blank, message=target.refused[spec.name])
     try:
         args = _bench_inputs(spec, case, target)
-        run = spec.raw
-        results = run(*args)
-        seconds = statistics.median(_seconds(lambda: run(*args), target.device))
+        launch, outputs = _prepare(target, spec, args)
+        seconds = statistics.median(_seconds(launch, target.device))
     except (UnsupportedOp, RuntimeError) as error:
         return replace(blank, message=str(error).splitlines()[0])
-    outputs = results if isinstance(results, tuple) else (results,)
-    moved = float(sum(t.numel() * t.itemsize for t in (*args, *outputs) if isinstance(t, Tensor)))
-    work = spec.flops(spec.bind(args)) if spec.flops else 0.0
-    bounds = {"compute": work / roofline["flops_per_s"], "memory": moved / roofline["bytes_per_s"]}
-    bound = max(bounds, key=lambda name: bounds[name])
+    moved = sum(t.numel() * t.itemsize for t in (*args, *outputs) if isinstance(t, Tensor))
+    work = spec.flops(spec.bind(args)) if spec.flops else None
     return replace(
         blank,
         milliseconds=1e3 * seconds,
         gflops=work / seconds / 1e9 if work else None,
         gbytes_per_s=moved / seconds / 1e9,
-        share=bounds[bound] / seconds,
-        bound=bound,
     )
 
 
+def with_share(timing: Timing, roofline: Mapping[str, float]) -> Timing:
+    """The timing beside the roofline: its rate over the peak of whichever binds, arithmetic or memory."""
+    if timing.gbytes_per_s is None:
+        return timing
+    shares = {
+        "compute": 1e9 * (timing.gflops or 0.0) / roofline["flops_per_s"],
+        "memory": 1e9 * timing.gbytes_per_s / roofline["bytes_per_s"],
+    }
+    bound = max(shares, key=lambda name: shares[name])
+    return replace(timing, share=shares[bound], bound=bound)
+
+
 def serve_bench(connection: Connection, backend: str, modules: Sequence[str], threads: int, ops: Sequence[str]) -> None:
-    """The body of the process that times: sends the peaks, then one timing a case, then None."""
+    """The body of the process that times: sends one timing a case, then the peaks, the best of before and after."""
     torch.set_num_threads(threads)
     for module in modules:
         import_module(module)
     target = open_target(backend)
-    roofline = measure_roofline(target.device)
-    connection.send(roofline)
+    before = measure_roofline(target.device)
     for spec, case in bench_cases(ops):
-        connection.send(time_case(target, roofline, spec, case))
-    connection.send(None)
+        connection.send(time_case(target, spec, case))
+    after = measure_roofline(target.device)
+    connection.send({name: max(before[name], after[name]) for name in before})
 
 
 def run_bench(
@@ -126,16 +141,20 @@ def run_bench(
     process = context.Process(target=serve_bench, args=arguments, daemon=True)
     process.start()
     theirs.close()
-    heard: list[Any] = []
+    timings: list[Timing] = []
+    roofline: dict[str, float] = {}
     try:
-        while ours.poll(settings.timeout) and (word := ours.recv()) is not None:
-            heard.append(word)
+        while not roofline and ours.poll(settings.timeout):
+            word = ours.recv()
             if isinstance(word, Timing):
+                timings.append(word)
                 progress(word)
+            else:
+                roofline = word
     except EOFError:
         pass  # the process died; what it did not time is missing below
     process.kill()
     process.join()
     planned = [Timing(s.name, c.id, "", message="not timed: the process ended early") for s, c in bench_cases(ops)]
-    timings = heard[1:]
-    return (heard[0] if heard else {}), timings + planned[len(timings) :]
+    timed = [with_share(t, roofline) for t in timings] if roofline else timings
+    return roofline, timed + planned[len(timings) :]

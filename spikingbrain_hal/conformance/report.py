@@ -32,7 +32,7 @@ def describe(backend: Backend, profile: str, seed: int, command: str) -> dict[st
         "package": {"version": __version__, **_commit()},
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SBHAL_")},
         "profile": profile,
         "seed": seed,

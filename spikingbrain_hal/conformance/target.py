@@ -47,6 +47,10 @@ class Target:
         """The torch device type of its tensors."""
         return self.backend.device_type
 
+    def stream(self) -> int:
+        """The handle of the current stream, 0 on a CPU."""
+        return 0 if self.device == "cpu" else int(torch.cuda.current_stream().cuda_stream)
+
     def call(self, spec: OpSpec, args: Sequence[Any]) -> Named:
         """Runs an operator through torch's dispatcher.
 
@@ -103,7 +107,7 @@ class Launch:
         kernel = target.kernels.get(spec.name)
         if kernel is None:
             raise UnsupportedOp(target.refused.get(spec.name, "the backend has no kernel for it"))
-        self.spec, self.kernel, self.device, self.fill = spec, kernel, target.device, fill
+        self.target, self.spec, self.kernel, self.fill = target, spec, kernel, fill
         self.given = [a.contiguous() if isinstance(a, Tensor) else a for a in args]
         self.args = [a.clone() if isinstance(a, Tensor) else a for a in self.given]
         self.guards: list[tuple[str, Tensor, Tensor]] = []
@@ -120,17 +124,16 @@ class Launch:
         size = self.kernel.plan(*self.args)
         self.allocate()
         workspace = self._guarded("the workspace", (size,), torch.uint8) if size else None
-        stream = 0 if self.device == "cpu" else int(torch.cuda.current_stream().cuda_stream)
         try:
-            self.kernel.launch(*self.args, *self.outputs, workspace, stream, threads)
+            self.kernel.launch(*self.args, *self.outputs, workspace, self.target.stream(), threads)
         except UnsupportedOp as error:
             raise Lied(f"{self.spec.name}: the plan accepts a call that the launch refuses: {error}") from error
-        if self.device != "cpu":
+        if self.target.device != "cpu":
             torch.cuda.synchronize()
 
     def _guarded(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel() * dtype.itemsize
-        memory = torch.full((size + 2 * GUARD,), GUARD_BYTE, dtype=torch.uint8, device=self.device)
+        memory = torch.full((size + 2 * GUARD,), GUARD_BYTE, dtype=torch.uint8, device=self.target.device)
         inside = memory[GUARD : GUARD + size].view(dtype).view(shape)
         self.fill(inside)
         self.guards.append((name, memory[:GUARD], memory[GUARD + size :]))

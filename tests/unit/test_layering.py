@@ -37,7 +37,7 @@ def files(root: Path, *patterns: str) -> Iterator[tuple[Path, str]]:
     for pattern in patterns:
         for path in sorted(root.glob(pattern)):
             if path.is_file() and "__pycache__" not in path.parts:
-                yield path.relative_to(root), path.read_text(encoding="utf-8")
+                yield path.relative_to(root), path.read_text(encoding="utf-8", errors="replace")
 
 
 def matches(pattern: str, sources: Iterator[tuple[Path, str]]) -> list[str]:

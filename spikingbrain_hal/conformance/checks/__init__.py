@@ -70,11 +70,6 @@ class Context:
             return judge(self.spec, truth(self.spec, given, outputs), outputs)
         return judge(self.spec, self._once(("truth", tag), lambda: reference_truth(self.spec, given)), outputs)
 
-    def judge_call(self, args: Sequence[Any]) -> Judgement:
-        """Runs the operator on these arguments and compares with the oracle."""
-        outputs = self.call(args)
-        return judge(self.spec, truth(self.spec, args, outputs), outputs)
-
     def replaced(self, args: Sequence[Any], **values: Any) -> list[Any]:
         """The arguments with some replaced."""
         return list((self.spec.bind(args) | values).values())

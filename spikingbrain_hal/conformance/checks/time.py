@@ -28,7 +28,10 @@ def _hands_over(spec: OpSpec, case: Case) -> bool:
 
 
 def _chunked(spec: OpSpec, case: Case) -> bool:
-    return _steps(spec, case) > 1 and (_hands_over(spec, case) or (_is_causal(spec, case) and not _exempt(spec, case)))
+    """A recurrence that hands its state over, or a step that sees no more than the keys before it."""
+    if spec.time is None or _steps(spec, case) < 2:
+        return False
+    return bool(spec.time.state_out) or (bool(spec.time.keys) and _is_causal(spec, case) and not _exempt(spec, case))
 
 
 def _attribute(spec: OpSpec, case: Case, name: str) -> Any:
