@@ -52,7 +52,7 @@ def register(spec: OpSpec) -> None:
 def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
     """The kernel torch calls. Every microsecond here is one of every call, so what it looks up is bound once."""
     name, allocate, single = spec.name, spec.allocate, len(spec.outputs) == 1
-    written = [list(spec.inputs).index(n) for n in spec.mutates]
+    writes, written = bool(spec.mutates), _places(spec, spec.mutates)
     pinned, actives, grad_enabled = selection.PINNED, selection.ACTIVE, torch.is_grad_enabled
     empty, byte, threads, stream = torch.empty, torch.uint8, torch.get_num_threads, _stream_of(device_type)
     increment_version = torch._C._increment_version
@@ -63,7 +63,7 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
                 f"torch.ops.{NAMESPACE}.{name} has no gradient of its own; call spikingbrain_hal.ops.{name}, "
                 "or this under torch.no_grad()"
             )
-        active = getattr(pinned, "active", None) or actives.get(device_type) or selection.current(device_type)
+        active = pinned.active or actives.get(device_type) or selection.current(device_type)
         found = active.kernels.get(name)
         if found is None:
             return _unserved(spec, args, device_type)
@@ -79,11 +79,19 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
             return kernel(*_contiguous(spec, args, error))
         except Exception as error:
             return _refused(spec, args, device_type, error)
-        if written:
-            increment_version([args[i] for i in written])
+        if writes:
+            increment_version(args[written])
         return outputs[0] if single else outputs
 
     return kernel
+
+
+def _places(spec: OpSpec, names: Sequence[str]) -> slice:
+    """Where neighbouring inputs stand among the arguments."""
+    at = [list(spec.inputs).index(n) for n in names] or [0]
+    if at != list(range(at[0], at[0] + len(at))):
+        raise ValueError(f"{spec.name}: inputs written in place are declared side by side")
+    return slice(at[0], at[0] + len(names))
 
 
 def _stream_of(device_type: str) -> Callable[[], int] | None:

@@ -56,7 +56,15 @@ _lock = threading.RLock()
 _found: dict[str, Found] = {}
 _loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
 ACTIVE: dict[str, Active] = {}
-PINNED = threading.local()
+
+
+class _Pinned(threading.local):
+    """The backend that a thread's running backward is held to."""
+
+    active: Active | None = None
+
+
+PINNED = _Pinned()
 
 
 def installed_backends() -> dict[str, Found]:
@@ -163,9 +171,8 @@ def _choose(device_type: str) -> Active:
 
 def current(device_type: str) -> Active:
     """The backend that serves tensors of this device type on this thread, chosen on first use."""
-    pinned: Active | None = getattr(PINNED, "active", None)
-    if pinned is not None:
-        return pinned
+    if PINNED.active is not None:
+        return PINNED.active
     active = ACTIVE.get(device_type)
     if active is None:
         with _lock:
@@ -176,7 +183,7 @@ def current(device_type: str) -> Active:
 @contextlib.contextmanager
 def pinned(active: Active) -> Iterator[None]:
     """Runs a backward on the backend of its forward, on this thread only, whatever is selected by then."""
-    before = getattr(PINNED, "active", None)
+    before = PINNED.active
     PINNED.active = active
     try:
         yield
