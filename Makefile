@@ -43,7 +43,7 @@ isa: $(VENV)/.installed  ## quick conformance at every instruction set of this p
 	@best=$$($(BIN)/python -c 'from spikingbrain_hal.backends.cpu import _native; print(_native.isa_detected)'); \
 	for isa in $(ISA_LEVELS); do \
 	  echo "SBHAL_CPU_ISA=$$isa"; \
-	  SBHAL_CPU_ISA=$$isa $(BIN)/sbhal conformance --backend cpu --profile quick --out $(OUT)/isa-$$isa; \
+	  SBHAL_CPU_ISA=$$isa $(BIN)/sbhal conformance --backend cpu --profile quick --no-bench --out $(OUT)/isa-$$isa; \
 	  if [ $$isa = $$best ]; then break; fi; \
 	done
 
@@ -51,7 +51,7 @@ isa: $(VENV)/.installed  ## quick conformance at every instruction set of this p
 sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests under ASan and UBSan
 	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
-	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --out $(SANITIZE)/report; \
+	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --no-bench --out $(SANITIZE)/report; \
 	$(SANITIZE)/venv/bin/python -m pytest -q tests/unit/test_native.py tests/unit/test_dispatch.py
 
 clean:  ## remove everything that make has made
