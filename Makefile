@@ -49,7 +49,7 @@ isa: $(VENV)/.installed  ## quick conformance at every instruction set of this p
 
 # PYTHONSAFEPATH keeps the checkout, which has no native module beside it, off the import path.
 sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests under ASan and UBSan
-	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
 	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --no-bench --out $(SANITIZE)/report; \
 	$(SANITIZE)/venv/bin/python -m pytest -q tests/unit/test_native.py tests/unit/test_dispatch.py
