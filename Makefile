@@ -7,14 +7,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
 NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.[ch]*' -o -name '*.txt')
 SANITIZE := $(OUT)/sanitize
+SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 ISA_LEVELS := portable avx2 avx512 avx512_bf16
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install conformance test check docs bench isa sanitize clean
+.PHONY: help install conformance test check docs bench isa sim race sanitize sim-full gpu-check clean
 
 help:  ## print this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 install: $(VENV)/.installed  ## build the CPU backend into .venv
 
@@ -28,7 +30,7 @@ check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.h' '*.cpp' '*.hip' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m spikingbrain_hal.docs --check
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py tests/unit/test_docs.py
 
@@ -47,11 +49,33 @@ isa: $(VENV)/.installed  ## quick conformance at every instruction set of this p
 	  if [ $$isa = $$best ]; then break; fi; \
 	done
 
+sim: $(VENV)/.dev  ## quick conformance of the GPU kernels on simulated devices, the last in a random order
+	$(BIN)/sbhal conformance --backend sim --wave 32 --profile quick --out $(OUT)/sim-32
+	$(BIN)/sbhal conformance --backend sim --wave 64 --profile quick --out $(OUT)/sim-64
+	SBHAL_SIMT_SEED=$${RANDOM} $(BIN)/sbhal conformance --backend maca --profile quick --out $(OUT)/maca
+
+race: $(VENV)/.dev  ## the GPU kernels under a race detector, without Python or torch
+	$(BIN)/python tests/simt/race.py --out $(OUT)/race
+
+# The first random order runs under ASan and UBSan.
+sim-full: race $(SANITIZE)/.installed  ## full conformance on every simulated device in five random orders; over an hour
+	@for device in "sim --wave 32" "sim --wave 64" maca; do for seed in 1 2 3 4 5; do \
+	  export SBHAL_SIMT_SEED=$$seed; \
+	  run="conformance --backend $$device --profile full --out $(OUT)/sim-full/$${device// --wave /-}-$$seed"; \
+	  echo "SBHAL_SIMT_SEED=$$seed sbhal $$run"; \
+	  if [ $$seed = 1 ]; then env $(SANITIZED) $(SANITIZE)/venv/bin/sbhal $$run; else $(BIN)/sbhal $$run; fi; \
+	done; done
+
+gpu-check: $(VENV)/.dev  ## compile the GPU backends for every target and read the machine code; installs compilers
+	tests/gpu/toolchains.sh
+	$(PIP) install -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/gpu/check.py --out $(OUT)/gpu
+
 # PYTHONSAFEPATH keeps the checkout, which has no native module beside it, off the import path.
 sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests under ASan and UBSan
-	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	export $(SANITIZED); \
 	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --no-bench --out $(SANITIZE)/report; \
+	$(SANITIZE)/venv/bin/sbhal conformance --backend sim --wave 64 --profile quick --out $(SANITIZE)/report-sim; \
 	$(SANITIZE)/venv/bin/python -m pytest -q tests/unit/test_native.py tests/unit/test_dispatch.py
 
 clean:  ## remove everything that make has made
@@ -65,8 +89,9 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/b
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[cli]'
 	@touch $@
 
-$(VENV)/.dev: constraints.txt pyproject.toml | $(VENV)/.installed
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+# The developers' install has the simulated GPUs beside the CPU backend.
+$(VENV)/.dev: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/.installed
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' -C sbhal.backends="cpu;sim;maca"
 	@touch $@
 
 # A second environment that borrows the first one's packages, but not its editable install.
@@ -75,5 +100,5 @@ $(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$($(SANITIZE)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth
 	$(PIP) --python $(SANITIZE)/venv/bin/python install --no-deps --no-build-isolation --force-reinstall . \
-	  -C cmake.define.SBHAL_SANITIZE=address,undefined -C build-dir=$(SANITIZE)/build -C install.strip=false
+	  -C sbhal.backends="cpu;sim;maca" -C cmake.define.SBHAL_SANITIZE=address,undefined -C build-dir=$(SANITIZE)/build -C install.strip=false
 	@touch $@

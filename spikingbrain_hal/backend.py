@@ -18,7 +18,7 @@ class Kernel(NamedTuple):
             handle (0 on a CPU).
         version: Version of the operator's declaration that the kernel was written against.
         run: ``run(*inputs, *attributes, *outputs, stream, num_threads)``: plan, workspace and launch in one call, for a
-            module that can ask the framework's allocator itself. The dispatcher prefers it; it is optional.
+            module of host memory that can ask the framework's allocator itself. Optional; the dispatcher prefers it.
     """
 
     plan: Callable[..., int]
@@ -53,6 +53,8 @@ class Backend:
         properties: Describes the device.
         simulated: True for a backend that stands in for hardware that isn't there; never chosen by itself.
         priority: The higher of two available backends of one device type is chosen.
+        checks_contents: Its kernels refuse bad values (offsets that decrease, counts that do not fit) themselves. Where
+            they don't, as on devices, the dispatcher does it under ``SBHAL_CHECK=1``, which waits for the device.
     """
 
     name: str
@@ -63,11 +65,4 @@ class Backend:
     properties: Callable[[], DeviceProperties]
     simulated: bool = False
     priority: int = 0
-
-
-def kernels_of(module: Any) -> dict[str, Kernel]:
-    """The kernels of a native module: for every name in its ``OP_VERSION``, ``<op>_plan``, ``<op>``, ``<op>_run``."""
-    return {
-        name: Kernel(getattr(module, f"{name}_plan"), getattr(module, name), version, getattr(module, f"{name}_run"))
-        for name, version in module.OP_VERSION.items()
-    }
+    checks_contents: bool = True

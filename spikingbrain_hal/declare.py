@@ -95,6 +95,7 @@ def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
         attributes=spec.attributes,
         derived=spec.derived,
         rules=spec.rules,
+        contents=spec.contents,
         magnitude=(*spec.magnitude, *given),
         linear=dict.fromkeys(outputs, tuple(given)),
         cases=spec.cases,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import selection
+from .backend import Kernel
 from .errors import StrideError, UnsupportedOp
 from .registry import LIBRARY
 from .spec import NAMESPACE, OpSpec
@@ -54,7 +55,7 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
     name, allocate, single = spec.name, spec.allocate, len(spec.outputs) == 1
     writes, written = bool(spec.mutates), _places(spec, spec.mutates)
     pinned, actives, grad_enabled = selection.PINNED, selection.ACTIVE, torch.is_grad_enabled
-    empty, byte, threads, stream = torch.empty, torch.uint8, torch.get_num_threads, _stream_of(device_type)
+    threads, launch = torch.get_num_threads, _launch_on(device_type)
     increment_version = torch._C._increment_version
 
     def kernel(*args: Any) -> Any:
@@ -70,11 +71,11 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
         try:
             outputs = allocate(*args)
             if found.run is not None:
-                found.run(*args, *outputs, stream() if stream else 0, threads())
+                found.run(*args, *outputs, 0, threads())
             else:
-                size = found.plan(*args)
-                workspace = empty(size, dtype=byte, device=args[0].device) if size else None
-                found.launch(*args, *outputs, workspace, stream() if stream else 0, threads())
+                if active.check_contents:
+                    spec.check_contents(args)
+                launch(found, args, outputs, threads())
         except StrideError as error:
             return kernel(*_contiguous(spec, args, error))
         except Exception as error:
@@ -94,8 +95,20 @@ def _places(spec: OpSpec, names: Sequence[str]) -> slice:
     return slice(at[0], at[0] + len(names))
 
 
-def _stream_of(device_type: str) -> Callable[[], int] | None:
-    return None if device_type == "cpu" else lambda: int(torch.cuda.current_stream().cuda_stream)
+def _launch_on(device_type: str) -> Callable[[Kernel, Sequence[Any], Sequence[Tensor], int], None]:
+    """Plan, workspace and launch, on the device and the current stream of the first tensor."""
+
+    def launch(kernel: Kernel, args: Sequence[Any], outputs: Sequence[Tensor], threads: int, stream: int = 0) -> None:
+        size = kernel.plan(*args)
+        workspace = torch.empty(size, dtype=torch.uint8, device=args[0].device) if size else None
+        kernel.launch(*args, *outputs, workspace, stream, threads)
+
+    def launch_there(kernel: Kernel, args: Sequence[Any], outputs: Sequence[Tensor], threads: int) -> None:
+        device = args[0].device
+        with torch.cuda.device(device):
+            launch(kernel, args, outputs, threads, int(torch.cuda.current_stream(device).cuda_stream))
+
+    return launch if device_type == "cpu" else launch_there
 
 
 def _unserved(spec: OpSpec, args: Sequence[Any], device_type: str) -> Any:

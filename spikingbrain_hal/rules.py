@@ -41,6 +41,31 @@ def finite(*attributes: str) -> Rule:
     return rule
 
 
+def offsets(name: str, axis: str) -> Rule:
+    """A rule of contents: offsets into ``axis`` start at 0, never decrease and end within it."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        if a[name] is None:
+            return None
+        values = a[name].tolist()
+        if values[:1] == [0] and values == sorted(values) and values[-1] <= a[axis]:
+            return None
+        return f"{name} is {values}, expected 0 first, no decrease, and at most {axis}={a[axis]} last"
+
+    return rule
+
+
+def lengths(name: str, axis: str) -> Rule:
+    """A rule of contents: lengths lie within ``axis``."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        if a[name] is None or all(0 <= n <= a[axis] for n in a[name].tolist()):
+            return None
+        return f"{name} is {a[name].tolist()}, expected values from 0 to {axis}={a[axis]}"
+
+    return rule
+
+
 def in_range(attribute: str, low: float, high: float = float("inf"), text: str = "") -> Rule:
     """A rule: a number lies in [low, high]; NaN does not."""
 

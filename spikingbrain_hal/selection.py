@@ -39,6 +39,7 @@ class Active:
         refused: Operator name to the reason its kernel is not used.
         strict: An unsupported call raises instead of running the reference.
         reason: Why this backend was chosen.
+        check_contents: The dispatcher looks at the values of arguments before each call.
     """
 
     backend: Backend | None
@@ -46,6 +47,7 @@ class Active:
     refused: Mapping[str, str]
     strict: bool
     reason: str
+    check_contents: bool = False
 
     @property
     def name(self) -> str:
@@ -144,7 +146,8 @@ def _activate(name: str, strict: bool, reason: str, device_type: str | None = No
     if device_type and backend.device_type != device_type:
         raise BackendUnavailable(f"backend {name!r} serves {backend.device_type}, not {device_type}")
     kernels, refused = load(backend)
-    return Active(backend, kernels, refused, strict, reason)
+    check_contents = not backend.checks_contents and os.environ.get("SBHAL_CHECK") == "1"
+    return Active(backend, kernels, refused, strict, reason, check_contents)
 
 
 def _choose(device_type: str) -> Active:

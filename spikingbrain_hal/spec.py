@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .axes import pair_axes
+
 NAMESPACE = "sbhal"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
@@ -138,6 +140,7 @@ class OpSpec:
     attributes: Mapping[str, inspect.Parameter]
     derived: Mapping[str, Callable[..., int]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
+    contents: tuple[Rule, ...] = ()
     differentiable: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
     straight_through: bool = False
@@ -204,11 +207,17 @@ class OpSpec:
         for name, spec in self.inputs.items():
             if a[name] is not None:
                 self._bind_axes(name, spec, a[name], sizes, origin)
-        for rule in self.rules:
-            problem = rule({**a, **sizes})
-            if problem:
-                raise ValueError(f"{self.name}: {problem}")
+        self._enforce(self.rules, {**a, **sizes})
         return sizes
+
+    def check_contents(self, args: Sequence[Any]) -> None:
+        """Raises the declared argument errors, also those that only a look at values shows. Waits for the device."""
+        sizes = self.check(args)
+        self._enforce(self.contents, {**self.bind(args), **sizes})
+
+    def _enforce(self, rules: Sequence[Rule], a: Mapping[str, Any]) -> None:
+        for problem in filter(None, (rule(a) for rule in rules)):
+            raise ValueError(f"{self.name}: {problem}")
 
     def _present(self, derive: Callable[..., int], a: Mapping[str, Any]) -> bool:
         names = inspect.signature(derive).parameters
@@ -274,24 +283,12 @@ class OpSpec:
 
     def run_reference(self, *args: Any) -> Any:
         """Checks the arguments and runs the reference, whose dtypes autocast must not touch."""
-        self.check(args)
+        self.check_contents(args)
         device = next(a.device.type for a in args if isinstance(a, Tensor))
         if not torch.is_autocast_enabled(device):
             return self.reference(*args)
         with torch.autocast(device, enabled=False):
             return self.reference(*args)
-
-
-def pair_axes(names: Sequence[str], shape: tuple[int, ...]) -> list[tuple[str, Any]]:
-    """Pairs axis names with sizes; ``...`` takes a tuple of what the others leave."""
-    if "..." not in names:
-        return list(zip(names, shape, strict=True))
-    at = names.index("...")
-    after = len(names) - at - 1
-    middle = shape[at : len(shape) - after]
-    head = list(zip(names[:at], shape[:at], strict=True))
-    tail = list(zip(names[at + 1 :], shape[len(shape) - after :], strict=True))
-    return [*head, ("...", middle), *tail]
 
 
 def acc_dtype(spec: OpSpec, a: Mapping[str, Any]) -> torch.dtype:

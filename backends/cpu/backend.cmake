@@ -1,8 +1,9 @@
 # The CPU module: every csrc/ops/*_cpu.cpp compiled once per instruction set, one of which is chosen at run time.
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 
-pybind11_add_module(sbhal_cpu MODULE csrc/core/module.cpp csrc/core/framework.cpp csrc/core/isa.cpp csrc/core/check.cpp)
-set_target_properties(sbhal_cpu PROPERTIES OUTPUT_NAME _native)
+pybind11_add_module(sbhal_cpu MODULE csrc/core/module.cpp csrc/core/framework.cpp csrc/core/isa.cpp csrc/core/check.cpp
+                    csrc/core/calls.cpp)
+set_target_properties(sbhal_cpu PROPERTIES OUTPUT_NAME _native LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/cpu")
 target_link_libraries(sbhal_cpu PRIVATE OpenMP::OpenMP_CXX)
 
 set(isa_names portable)

@@ -5,41 +5,25 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from functools import partial
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
-import torch
+from spikingbrain_hal.backend import Backend, DeviceProperties, Kernel
+from spikingbrain_hal.native import load_kernels, problem_of, tensors_by
 
-from spikingbrain_hal.backend import Backend, DeviceProperties, Kernel, kernels_of
-from spikingbrain_hal.errors import StrideError, UnsupportedOp
-
-_DTYPES = ("float32", "bfloat16", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+_MODULE = f"{__package__}._native"
 
 
 def _native() -> Any:
-    from . import _native  # type: ignore[attr-defined]
-
-    return _native
+    return import_module(_MODULE)
 
 
 def _probe() -> str | None:
-    if find_spec(f"{__package__}._native") is None:
-        return 'not built; reinstall with -C sbhal.backends="cpu"'
-    try:
-        _native()
-    except ImportError as error:
-        return str(error)
-    return None
+    return problem_of(_MODULE, "cpu")
 
 
 def _load() -> Mapping[str, Kernel]:
-    module = _native()
-    dtypes = {name: getattr(torch, name) for name in _DTYPES}
-    use_exchange = os.environ.get("SBHAL_DLPACK_EXCHANGE", "1") != "0"
-    empty = partial(torch.empty, dtype=torch.uint8)
-    module.bind(torch.Tensor, dtypes, use_exchange, UnsupportedOp, StrideError, empty)
-    return kernels_of(module)
+    return load_kernels(_native(), "cpu")
 
 
 def _processor() -> str:
@@ -58,7 +42,7 @@ def _properties() -> DeviceProperties:
             "instruction set": module.isa,
             "instruction set detected": module.isa_detected,
             "cores": os.cpu_count(),
-            "tensors by": "DLPack exchange table" if module.uses_exchange_table() else "attributes",
+            "tensors by": tensors_by(module),
         },
     )
 

@@ -9,6 +9,7 @@ enum class Error {
   type,         // TypeError: dtypes
   unsupported,  // UnsupportedOp: a legal call that this kernel does not serve; the only one that may fall back
   stride,       // the bridge copies the tensors whose innermost stride is not 1 and calls again
+  device,       // DeviceError: a launch failed on its device
 };
 
 [[noreturn]] __attribute__((format(printf, 2, 3))) void fail(Error kind, const char* format, ...);

@@ -16,6 +16,7 @@ namespace {
 
 PyTypeObject* tensor_class = nullptr;
 const DLPackExchangeAPI* exchange = nullptr;
+std::string device = "cpu";                             // torch's name of the device type that tensors must be on
 std::vector<std::pair<PyObject*, DType>> known_dtypes;  // for torch releases without the exchange table
 
 DType dtype_of(DLDataType t) {
@@ -40,10 +41,15 @@ void check_rank(py::ssize_t ndim) {
     throw py::value_error("a tensor has " + std::to_string(ndim) + " dimensions, at most 8 are accepted");
 }
 
+// DLPack's device types: 1 CPU, 2 CUDA and whoever goes by its name, 10 ROCm.
+bool is_here(int device_type) { return device == "cpu" ? device_type == 1 : device_type == 2 || device_type == 10; }
+
+[[noreturn]] void refuse_device() { throw py::value_error("a tensor is not on a " + device + " device"); }
+
 void view_by_exchange(PyObject* object, Tensor* out) {
   DLTensor t;
   if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) throw py::error_already_set();
-  if (t.device.device_type != 1) throw py::value_error("a tensor is not on the CPU");
+  if (!is_here(t.device.device_type)) refuse_device();
   check_rank(t.ndim);
   out->data = static_cast<char*>(t.data) + t.byte_offset;
   out->dtype = dtype_of(t.dtype);
@@ -52,8 +58,7 @@ void view_by_exchange(PyObject* object, Tensor* out) {
 }
 
 void view_by_attributes(py::handle object, Tensor* out) {
-  if (std::string(py::str(object.attr("device").attr("type"))) != "cpu")
-    throw py::value_error("a tensor is not on the CPU");
+  if (std::string(py::str(object.attr("device").attr("type"))) != device) refuse_device();
   const py::tuple shape = object.attr("shape"), stride = object.attr("stride")();
   const py::object dtype = object.attr("dtype");
   check_rank(static_cast<py::ssize_t>(shape.size()));
@@ -103,15 +108,17 @@ void convert(char code, PyObject* object, Value* out) {
   }
 }
 
-void bind(const py::type& tensor_type, const py::dict& dtypes, bool use_exchange, const py::object& unsupported,
-          const py::object& stride, const py::object& empty) {
+static void bind(const std::string& device_type, const py::type& tensor_type, const py::dict& dtypes, bool use_exchange,
+                 const py::dict& errors, const py::object& empty) {
   static const std::map<std::string, DType> names = {
       {"float32", DType::f32}, {"bfloat16", DType::bf16}, {"float16", DType::f16}, {"float64", DType::f64},
       {"int8", DType::i8},     {"int16", DType::i16},     {"int32", DType::i32},   {"int64", DType::i64},
       {"uint8", DType::u8},    {"bool", DType::boolean}};
   tensor_class = reinterpret_cast<PyTypeObject*>(tensor_type.inc_ref().ptr());
-  framework.unsupported = unsupported.inc_ref().ptr();
-  framework.stride = stride.inc_ref().ptr();
+  framework.unsupported = errors["unsupported"].cast<py::object>().release().ptr();
+  framework.stride = errors["stride"].cast<py::object>().release().ptr();
+  framework.device_error = errors["device"].cast<py::object>().release().ptr();
+  device = device_type;
   framework.empty = empty.inc_ref().ptr();
   known_dtypes.clear();
   for (const auto& item : dtypes)
@@ -124,6 +131,11 @@ void bind(const py::type& tensor_type, const py::dict& dtypes, bool use_exchange
     if (!table) throw py::error_already_set();
     if (table->header.version.major == 1) exchange = table;
   }
+}
+
+void define_bind(py::module_& m) {
+  m.def("bind", &bind);
+  m.def("uses_exchange_table", [] { return framework.uses_exchange_table(); });
 }
 
 bool Framework::uses_exchange_table() const { return exchange != nullptr; }

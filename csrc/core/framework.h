@@ -9,14 +9,16 @@ namespace sbhal {
 struct Framework {
   PyObject* unsupported = nullptr;  // exceptions to raise
   PyObject* stride = nullptr;
+  PyObject* device_error = nullptr;
   PyObject* empty = nullptr;  // empty(bytes) -> uint8 tensor
   bool uses_exchange_table() const;
   pybind11::object allocate(int64_t bytes) const { return pybind11::handle(empty)(bytes); }
 };
 extern Framework framework;
 
-void bind(const pybind11::type& tensor_type, const pybind11::dict& dtypes, bool use_exchange,
-          const pybind11::object& unsupported, const pybind11::object& stride, const pybind11::object& empty);
+// Adds bind() to a module: tells it which framework's tensors to read and where they must be, which exceptions to
+// raise, and how to get memory.
+void define_bind(pybind11::module_& m);
 
 // A view of a tensor, or of None; raises a Python exception for anything else.
 void view(PyObject* object, Tensor* out);

@@ -5,13 +5,9 @@
 #include <cstdlib>
 #include <cstring>
 
-namespace py = pybind11;
+#include "calls.h"
 
-extern "C" {
-// The linker gathers every SBHAL_CPU_KERNEL pointer between these two.
-extern const sbhal::KernelEntry* const __start_sbhal_kernels[] __attribute__((visibility("hidden")));
-extern const sbhal::KernelEntry* const __stop_sbhal_kernels[] __attribute__((visibility("hidden")));
-}
+namespace py = pybind11;
 
 namespace sbhal {
 

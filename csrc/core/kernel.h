@@ -1,17 +1,19 @@
-// How a CPU kernel is written and how it registers itself.
+// How a kernel is written and how it registers itself.
 //
 // A kernel file defines two functions in an anonymous namespace inside sbhal::SBHAL_ISA:
 //
 //   int64_t plan(const Tensor& x, ..., double scale);                         // inputs, then attributes
 //   void launch(const Tensor& x, ..., double scale, const Tensor& y, const Launch& launch);   // + outputs
 //
-// and ends with SBHAL_CPU_KERNEL(name, version, plan, launch). The file is compiled once per instruction set.
+// and ends with SBHAL_KERNEL(name, version, plan, launch). The file is compiled once per instruction set
+// or, for GPUs, once per backend.
 // Everything below is a template with internal linkage: no symbol is shared between those copies.
 #pragma once
 #include "check.h"
+#include "scalar.h"
 
 #ifndef SBHAL_ISA
-#error "kernel files are compiled with SBHAL_ISA and SBHAL_ISA_LEVEL set by backends/cpu/backend.cmake"
+#error "kernel files are compiled with SBHAL_ISA and SBHAL_ISA_LEVEL set by the build"
 #endif
 
 namespace sbhal {
@@ -62,10 +64,10 @@ template <class... S> void expect_shape(const char* name, const Tensor& t, S... 
   check_shape(name, t, sizeof...(S), expected);
 }
 
-inline bool defined(const Tensor& t) { return t.ndim >= 0; }
+SBHAL_BOTH bool defined(const Tensor& t) { return t.ndim >= 0; }
 
 // Entry i of a one-dimensional int32 or int64 tensor.
-inline int64_t index_at(const Tensor& t, int64_t i) {
+SBHAL_BOTH int64_t index_at(const Tensor& t, int64_t i) {
   i *= t.stride[0];
   return t.dtype == DType::i32 ? static_cast<const int32_t*>(t.data)[i] : static_cast<const int64_t*>(t.data)[i];
 }
@@ -81,18 +83,22 @@ inline bool equal(const char* a, const char* b) {
 }  // namespace sbhal
 
 // A pointer in a named section: constant data, so loading the module runs no code of any instruction set.
-#define SBHAL_CPU_KERNEL(name, version, plan, launch)                                                      \
-  namespace sbhal {                                                                                        \
-  namespace SBHAL_ISA {                                                                                    \
-  namespace {                                                                                              \
-  const KernelEntry name##_entry = {#name,                                                                 \
-                                    version,                                                               \
-                                    SBHAL_ISA_LEVEL,                                                       \
-                                    Thunk<decltype(&plan), plan>::signature,                               \
-                                    Thunk<decltype(&plan), plan>::call,                                    \
-                                    Thunk<decltype(&launch), launch>::signature,                           \
-                                    Thunk<decltype(&launch), launch>::call};                               \
-  __attribute__((section("sbhal_kernels"), used)) const KernelEntry* const name##_pointer = &name##_entry; \
-  }                                                                                                        \
-  }                                                                                                        \
+#ifdef SBHAL_DEVICE_PASS  // of a compiler that reads a file once for the host and once for each device
+#define SBHAL_KERNEL(name, version, plan, launch)
+#else
+#define SBHAL_KERNEL(name, version, plan, launch)                                                                  \
+  namespace sbhal {                                                                                                \
+  namespace SBHAL_ISA {                                                                                            \
+  namespace {                                                                                                      \
+  const KernelEntry name##_entry = {#name,                                                                         \
+                                    version,                                                                       \
+                                    SBHAL_ISA_LEVEL,                                                               \
+                                    Thunk<decltype(&plan), plan>::signature,                                       \
+                                    Thunk<decltype(&plan), plan>::call,                                            \
+                                    Thunk<decltype(&launch), launch>::signature,                                   \
+                                    Thunk<decltype(&launch), launch>::call};                                       \
+  __attribute__((section("sbhal_kernels"), used, unused)) const KernelEntry* const name##_pointer = &name##_entry; \
+  }                                                                                                                \
+  }                                                                                                                \
   }
+#endif

@@ -8,13 +8,11 @@
 #include <immintrin.h>
 #endif
 
-#include "tensor.h"
+#include "scalar.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
-
-#define SBHAL_INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -30,20 +28,6 @@ typedef uint32_t vu __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t vh __attribute__((vector_size(2 * kLanes)));
 typedef float vf_unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint16_t vh_unaligned __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-
-struct bf16 {
-  uint16_t bits;
-};
-struct f16 {
-  uint16_t bits;
-};
-
-constexpr float kInfinity = __builtin_huge_valf();
-
-template <class T> SBHAL_INLINE T min(T a, T b) { return b < a ? b : a; }
-template <class T> SBHAL_INLINE T max(T a, T b) { return a < b ? b : a; }
-SBHAL_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-SBHAL_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // ---- whole vectors
 
@@ -265,22 +249,6 @@ SBHAL_INLINE void stream(f16* p, vf v) {
 SBHAL_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 SBHAL_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 SBHAL_INLINE void prefetch_write(const void* p) { __builtin_prefetch(p, 1, 3); }
-
-template <class T> struct ElementOf;
-template <class T> struct ElementOf<T*> {
-  using type = T;
-};
-
-// Calls f with a null pointer of the element type:
-// with_float(q.dtype, [&](auto* type) { using T = typename ElementOf<decltype(type)>::type; ... }).
-template <class F> SBHAL_INLINE void with_float(DType dtype, const F& f) {
-  if (dtype == DType::f32)
-    f(static_cast<float*>(nullptr));
-  else if (dtype == DType::bf16)
-    f(static_cast<bf16*>(nullptr));
-  else
-    f(static_cast<f16*>(nullptr));
-}
 
 }  // namespace
 }  // namespace SBHAL_ISA

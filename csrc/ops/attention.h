@@ -1,20 +1,13 @@
-// What attention and its backward share: the checks, blocks of rows and keys, and packed rows of queries.
-//
-// The m query heads that read one key/value head are stacked: row r of a sequence is query r / m of head r % m, so
-// keys and values are loaded once for the whole group. Keys are counted along the flat axis of k and v, in blocks
-// that do not follow the sequences' borders: what lies beyond a border is masked like any other invisible key.
+// What the kernels of attention and its backward share on CPUs and GPUs: the sizes and the checks of the arguments.
 #pragma once
 #include "attention_mask.h"
-#include "core/matmul.h"
-#include "core/parallel.h"
+#include "core/kernel.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-constexpr int64_t kRows = 96;        // rows of a task: whole register tiles of every instruction set
-constexpr int64_t kMaxThreads = 64;  // slices of the workspace
-constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLog2e = 1.4426950408889634;  // scores are exponents of 2
 constexpr float kLn2 = 0.693147181f;
 
 inline void check_input(const char* name, const Tensor& t, const Tensor& q) {
@@ -71,126 +64,6 @@ inline void check_lse(const char* name, const Tensor& t, const Shape& s) {
   expect_shape(name, t, s.batch, s.heads * s.group, s.queries);
   check_dtype(name, t, DType::f32);
 }
-
-inline void check_data(const Shape& s, const Tensor& cu_q, const Tensor& cu_k, const Tensor& kv_lengths) {
-  if (s.ragged) {
-    check_offsets("cu_seqlens_q", cu_q, s.queries);
-    check_offsets("cu_seqlens_k", cu_k, s.keys);
-  }
-  for (int64_t b = 0; defined(kv_lengths) && b < s.batch; ++b) {
-    const int64_t length = index_at(kv_lengths, b);
-    if (length < 0 || length > s.keys)
-      fail(Error::value, "kv_lengths[%lld] is %lld, expected 0 to %lld", static_cast<long long>(b),
-           static_cast<long long>(length), static_cast<long long>(s.keys));
-  }
-}
-
-struct RowBlock {
-  int64_t sequence, first_row;
-};
-
-struct Problem {
-  const Tensor &q, &k, &v, &cu_q, &cu_k, &kv_lengths;
-  Shape shape;
-  bool causal;
-  int64_t window, sinks;
-  float scale;
-
-  Sequence sequence(int64_t n) const { return sequence_at(shape, cu_q, cu_k, kv_lengths, n); }
-  Mask mask(int64_t n) const { return Mask(shape, sequence(n), causal, window, sinks); }
-};
-
-inline int64_t most_row_blocks(const Shape& s) {
-  const int64_t rows = s.queries * s.group;
-  return s.ragged ? rows / kRows + s.sequences : s.batch * ceil_div(rows, kRows);
-}
-
-inline Range rows_of(const Mask& mask, const RowBlock& block) {
-  return {block.first_row, min(mask.rows(), block.first_row + kRows)};
-}
-
-// Longest first: later queries see more keys. Returns how many.
-inline int64_t list_row_blocks(const Problem& p, RowBlock* out) {
-  int64_t most = 0, count = 0;
-  for (int64_t n = 0; n < p.shape.sequences; ++n) most = max(most, p.sequence(n).queries * p.shape.group);
-  for (int64_t row = (most - 1) / kRows * kRows; row >= 0 && most > 0; row -= kRows)
-    for (int64_t n = 0; n < p.shape.sequences; ++n)
-      if (row < p.sequence(n).queries * p.shape.group) out[count++] = {n, row};
-  return count;
-}
-
-// What a register tile of rows sees of a block of keys, counted from the block's first key. Whole vectors of keys are
-// computed; where every row sees all of those, no mask is needed.
-struct Tile {
-  int64_t row, rows;
-  Range hull, vectors;
-  bool all;
-
-  bool sees(int64_t begin, int64_t end) const { return max(hull.begin, begin) < min(hull.end, end); }
-};
-
-struct Tiles {
-  Tile tile[kRows / kTileRows];
-  int count = 0;
-
-  Tiles(const Mask& mask, Range rows, Range keys) {
-    for (int64_t r = rows.begin; r < rows.end; r += kTileRows) {
-      const Range part = {r, min(rows.end, r + kTileRows)};
-      const Visible any = mask.by_any(part);
-      Range hull = any.any_of(keys) ? any.hull_in(keys) : Range{keys.begin, keys.begin};
-      hull = {hull.begin - keys.begin, hull.end - keys.begin};
-      const Range vectors = {hull.begin / kLanes * kLanes, round_up(hull.end, kLanes)};
-      const bool all = mask.by_all(part).all_of({keys.begin + vectors.begin, keys.begin + vectors.end});
-      tile[count++] = {r - rows.begin, part.end - part.begin, hull, vectors, all};
-    }
-  }
-  const Tile* begin() const { return tile; }
-  const Tile* end() const { return tile + count; }
-};
-
-// ---- data
-
-// Element [b, i, h, 0] of a [batch, time, heads, size] tensor.
-template <class T> SBHAL_INLINE const T* row_at(const Tensor& t, int64_t b, int64_t i, int64_t h) {
-  return static_cast<const T*>(t.data) + b * t.stride[0] + i * t.stride[1] + h * t.stride[2];
-}
-
-inline float lse_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
-  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
-}
-
-// Rows of q or grad_o, times `factor`: zeros where the tensor is absent, or where `lse` says that no key is seen.
-// Returns whether every value is finite.
-template <class T> bool pack_query_rows(const Tensor& x, const Mask& mask, int64_t head, Range rows, int64_t columns,
-                                        float factor, const float* lse, float* out) {
-  bool finite = true;
-  for (int64_t r = rows.begin; r < rows.end; ++r, out += pitch_of(columns)) {
-    const bool given = defined(x) && !(lse && lse[r] == kInfinity);
-    const Place at = mask.place(r, head);
-    finite &= pack_row(given ? row_at<T>(x, at.b, at.i, at.h) : nullptr, given ? columns : 0, columns, factor, out);
-  }
-  return finite;
-}
-
-// Zeros in a contiguous [batch, time, heads, columns] result for the queries that belong to no sequence.
-template <class T> void clear_padding(const Problem& p, const Tensor& out, int64_t columns) {
-  if (!p.shape.ragged) return;
-  const int64_t row = p.shape.heads * p.shape.group * columns;
-  for (int64_t n = index_at(p.cu_q, p.shape.sequences) * row; n < p.shape.queries * row; ++n)
-    static_cast<T*>(out.data)[n] = T{};
-}
-
-// Hands out consecutive parts of a buffer, each on its own cache line; measures when the base is null.
-struct Carver {
-  uintptr_t base;
-  int64_t bytes = 0;
-  explicit Carver(void* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
-  template <class T> T* take(int64_t count) {
-    T* part = reinterpret_cast<T*>(base + bytes);
-    bytes += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
-    return part;
-  }
-};
 
 }  // namespace
 }  // namespace SBHAL_ISA

@@ -1,6 +1,6 @@
 // attention_backward: probabilities are recomputed from the LSE, once for grad_k and grad_v (a task owns a block of
 // keys) and once for grad_q (a task owns a block of rows), so no two tasks add to the same gradient.
-#include "attention.h"
+#include "attention_tiles.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -246,4 +246,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(attention_backward, 1, plan, launch)
+SBHAL_KERNEL(attention_backward, 1, plan, launch)

@@ -1,6 +1,6 @@
 // attention: blocked online softmax. Keys and values are packed once for all query heads that share them; where every
 // sequence's queries fit one block (decoding), a task packs what it reads, and the keys are split over tasks.
-#include "attention.h"
+#include "attention_tiles.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -242,4 +242,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(attention, 1, plan, launch)
+SBHAL_KERNEL(attention, 1, plan, launch)

@@ -1,7 +1,7 @@
 // gated_linear_attention_backward. The states are recomputed: checkpoints every `chunk` blocks, then every block of one
 // chunk, then every token of one block, so memory grows with the square root of the length. A block's tokens are swept
 // forwards (states and dq), then backwards (dk, dv, dg) with D = dL/dS carried from block to block.
-#include "gated_linear_attention.h"
+#include "gated_linear_attention_rows.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -39,17 +39,7 @@ Layout layout(const Sizes& s, const Tiling& columns, bool convert) {
 
 int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& initial_state,
              const Tensor& cu_seqlens, const Tensor& grad_o, const Tensor& grad_final_state, double, bool) {
-  const Sizes s = check_inputs(q, k, v, g, initial_state, cu_seqlens);
-  if (defined(grad_o)) {
-    check_dtype("grad_o", grad_o, q.dtype);
-    expect_shape("grad_o", grad_o, s.batch, s.tokens, q.shape[2], s.V);
-    check_innermost("grad_o", grad_o);
-  }
-  if (defined(grad_final_state)) {
-    check_dtype("grad_final_state", grad_final_state, DType::f32);
-    expect_shape("grad_final_state", grad_final_state, s.sequences, s.heads, s.K, s.V);
-    check_innermost("grad_final_state", grad_final_state);
-  }
+  const Sizes s = check_backward(q, k, v, g, initial_state, cu_seqlens, grad_o, grad_final_state);
   const Tiling columns = tile(s.K, s.group, s.sequences * s.heads);
   const int64_t scratch = slots_of(s, columns) * layout(s, columns, q.dtype != DType::f32).total;
   return 4 * (scratch + shares(s, columns, s.V) + shares(s, columns, g.ndim == 3));
@@ -245,4 +235,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(gated_linear_attention_backward, 1, plan, launch)
+SBHAL_KERNEL(gated_linear_attention_backward, 1, plan, launch)

@@ -1,5 +1,5 @@
 // gated_linear_attention: the recurrence over state tiles in L1, for all query heads of a key/value head at once.
-#include "gated_linear_attention.h"
+#include "gated_linear_attention_rows.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -137,4 +137,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(gated_linear_attention, 1, plan, launch)
+SBHAL_KERNEL(gated_linear_attention, 1, plan, launch)

@@ -1,5 +1,5 @@
 // gated_linear_attention_step_: one token for each row of a batch, on states in place; one pass over each state.
-#include "gated_linear_attention.h"
+#include "gated_linear_attention_rows.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -19,22 +19,6 @@ Layout layout(const Sizes& s, const Tiling& columns, bool convert) {
   at.q = reserve(&at.total, convert ? s.group * pitch : 0);
   at.o = reserve(&at.total, convert ? s.group * columns.width : 0);
   return at;
-}
-
-Sizes check_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-                 const Tensor& slots) {
-  const Sizes s = check_heads(q, k, v, g, 1);
-  expect_shape("state", state, defined(slots) && state.ndim > 0 ? state.shape[0] : s.batch, s.heads, s.K, s.V);
-  check_dtype("state", state, DType::f32);
-  for (int i = 0; i < 4; ++i)
-    if (state.shape[i] > 1 && (i == 3 ? state.stride[i] != 1 : state.stride[i] == 0))
-      fail(Error::value, "state has stride %lld along axis %d, which cannot be updated in place: expected %s",
-           static_cast<long long>(state.stride[i]), i, i == 3 ? "1" : "memory of its own for every element");
-  if (defined(slots)) {
-    check_index("slots", slots);
-    expect_shape("slots", slots, s.batch);
-  }
-  return s;
 }
 
 int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
@@ -60,15 +44,6 @@ void check_slots(const Tensor& slots, int64_t states, uint8_t* seen) {
            static_cast<long long>(slot));
     seen[slot / 8] = static_cast<uint8_t>(seen[slot / 8] | bit);
   }
-}
-
-// [B, ...] as [B, 1, ...].
-Tensor with_time(const Tensor& x) {
-  Tensor y = x;
-  y.ndim = x.ndim + 1;
-  for (int i = 1; i < x.ndim; ++i) y.shape[i + 1] = x.shape[i], y.stride[i + 1] = x.stride[i];
-  y.shape[1] = 1, y.stride[1] = 0;
-  return y;
 }
 
 struct Step {
@@ -140,4 +115,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(gated_linear_attention_step_, 1, plan, launch)
+SBHAL_KERNEL(gated_linear_attention_step_, 1, plan, launch)

@@ -7,72 +7,74 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-// Derivatives of the spikes by h. A single spike sees u = h - threshold; a count is a function of r = h / threshold and
-// sees u = r - 1, with everything in units of the threshold. derivative(u, p, unit): p = u + unit is the potential.
-template <class F> SBHAL_INLINE void slopes(const Neuron n, const float* h, const float* threshold, float* slope,
-                                            int64_t lanes, const F& derivative) {
-  for (int64_t i = 0; i < lanes; i += kLanes) {
-    const vf p = load(h + i), unit = load(threshold + i), one = set(1.0f);
-    if (n.counts()) {
-      const vf ratio = p / unit;
-      store(slope + i, derivative(ratio - one, ratio, one) / unit);
-    } else {
-      store(slope + i, derivative(p - unit, p, unit));
-    }
-  }
+// What lif_scan_backward is given besides the scan.
+inline void check_gradients(const Tensor& x, const Tensor& spikes, const Tensor& grad_spikes, const Tensor& grad_v) {
+  const auto check = [&](const char* name, const Tensor& t, DType dtype) {
+    check_dtype(name, t, dtype);
+    check_shape(name, t, x.ndim, x.shape);
+    lanes_of(name, t);
+  };
+  check("spikes", spikes, x.dtype);
+  if (defined(grad_spikes)) check("grad_spikes", grad_spikes, x.dtype);
+  if (defined(grad_v)) check("grad_v", grad_v, DType::f32);
+}
+inline Parameter last_gradient(const Tensor& grad_v_final, const Tensor& x) {
+  if (defined(grad_v_final)) check_dtype("grad_v_final", grad_v_final, DType::f32);
+  return {"grad_v_final", grad_v_final, x, 0.0f};
 }
 
-__attribute__((noinline)) void surrogate_slopes(const Neuron& n, const float* h, const float* threshold, float* slope,
-                                                int64_t lanes) {
+// Calls f with the surrogate: derivative(u, p, unit) is that of the spikes by h. A single spike sees the potential p =
+// h and u = p - threshold; a count is a function of p = h / threshold and sees u = p - 1, with everything in units of
+// the threshold, the result too. p = u + unit.
+template <class F> SBHAL_INLINE void with_surrogate(const Neuron& n, const F& f) {
   const vf a = set(n.alpha), b = set(n.beta), one = set(1.0f);
-  const auto apply = [&](const auto& derivative) { slopes(n, h, threshold, slope, lanes, derivative); };
   switch (n.surrogate) {
     case Surrogate::sigmoid:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf e = exp2(-vabs(a * set(1.44269504f) * u)), z = one + e;  // s(1 - s) cancels where s is near 1
         return a * e / (z * z);
       });
     case Surrogate::atan:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = set(1.57079633f) * a * u;
         return set(0.5f) * a / (one + z * z);
       });
     case Surrogate::fast_sigmoid:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = one + a * vabs(u);
         return one / (z * z);
       });
     case Surrogate::superspike:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = vabs(u) + one;
         return a / (z * z);
       });
     case Surrogate::softsign:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = one / a + vabs(u);
         return one / (set(2.0f) * a * z * z);
       });
     case Surrogate::triangle:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = a - a * a * vabs(u);
         return select(z < zero(), zero(), z);
       });
-    case Surrogate::exponential: return apply([&](vf u, vf, vf) { return set(0.5f) * a * exp(-a * vabs(u)); });
+    case Surrogate::exponential: return f([&](vf u, vf, vf) { return set(0.5f) * a * exp(-a * vabs(u)); });
     case Surrogate::erf:
-      return apply([&](vf u, vf, vf) {
+      return f([&](vf u, vf, vf) {
         const vf z = a * u;
         return set(0.564189584f) * a * exp(-(z * z));  // 1 / sqrt(pi)
       });
-    case Surrogate::rect: return apply([&](vf u, vf, vf) { return select(vabs(u) < set(0.5f) / a, a, zero()); });
-    case Surrogate::piecewise_linear: return apply([&](vf u, vf, vf) { return select(vabs(u) < a, set(0.5f) / a, b); });
-    case Surrogate::leaky_relu: return apply([&](vf u, vf, vf) { return select(u >= zero(), a, b); });
-    case Surrogate::straight_through: return apply([&](vf, vf, vf) { return one; });
+    case Surrogate::rect: return f([&](vf u, vf, vf) { return select(vabs(u) < set(0.5f) / a, a, zero()); });
+    case Surrogate::piecewise_linear: return f([&](vf u, vf, vf) { return select(vabs(u) < a, set(0.5f) / a, b); });
+    case Surrogate::leaky_relu: return f([&](vf u, vf, vf) { return select(u >= zero(), a, b); });
+    case Surrogate::straight_through: return f([&](vf, vf, vf) { return one; });
     case Surrogate::rect_count:
-      return apply([&](vf, vf p, vf unit) {
+      return f([&](vf, vf p, vf unit) {
         return select(p >= zero(), select(p <= set(n.max_count) * unit, one, zero()), zero());
       });
     case Surrogate::periodic_exponential:
-      return apply([&](vf, vf p, vf unit) {
+      return f([&](vf, vf p, vf unit) {
         const vf nearest = round_even(p / unit);
         return set(0.5f) * a * exp(-a * vabs(p - select(nearest < one, one, nearest) * unit));
       });

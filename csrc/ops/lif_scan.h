@@ -1,6 +1,7 @@
-// lif_scan: what its forward and its backward share: the neuron and one step of its membrane.
+// lif_scan: what its forward and its backward share on every device: the neuron, one step of its membrane, and a scan
+// as its arguments describe it.
 #pragma once
-#include "core/lanes.h"
+#include "core/neurons.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -37,10 +38,10 @@ struct Neuron {
   Reset reset;
   Surrogate surrogate;
   bool reset_next_step, detach_reset;
-  bool counts() const { return fire == Fire::floor || fire == Fire::half_even; }
+  SBHAL_BOTH bool counts() const { return fire == Fire::floor || fire == Fire::half_even; }
 };
 
-// ---- one step, kLanes neurons
+// ---- one step
 
 SBHAL_INLINE vf fire(const Neuron& n, vf h, vf threshold) {
   if (n.fire == Fire::at_threshold) return select(h >= threshold, set(1.0f), zero());
@@ -126,9 +127,28 @@ inline Neuron neuron_of(bool scalar_threshold, double decay, double input_gain, 
   return n;
 }
 
-inline void check_scan_input(const Tensor& x) {
+struct Scan {
+  Neuron neuron;
+  int64_t steps, neurons;
+  Parameter start, decays, thresholds;
+};
+
+// Checks every tensor and attribute on the way.
+inline Scan scan_of(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
+                    double decay, double input_gain, double v_rest, double v_threshold, const char* reset,
+                    double v_reset, bool reset_next_step, bool detach_reset, bool strict, int64_t max_count,
+                    const char* count_rounding, double v_min, const char* surrogate, double alpha, double beta) {
   if (x.ndim < 1) fail(Error::value, "x has no axes, expected [T, ...]");
   check_float("x", x);
+  const Neuron n =
+      neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
+                detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  return {n,
+          x.shape[0],
+          lanes_of("x", x),
+          {"v0", v0, x, n.v_rest},
+          {"decay_tensor", decay_tensor, x, n.decay},
+          {"v_threshold_tensor", v_threshold_tensor, x, n.v_threshold}};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // lif_scan_backward: potentials are recomputed forwards from the spikes that were emitted, never decided again, then
 // one sweep back in time. Long scans keep the state at segment starts only and recompute one segment at a time.
+#include "core/lanes.h"
 #include "core/parallel.h"
 #include "lif_gradient.h"
 
@@ -24,34 +25,17 @@ struct Segments {
 
 int64_t slots_of(const Blocks& blocks) { return min(kSlots, blocks.tasks); }
 
-void check_gradient(const char* name, const Tensor& t, DType dtype, int ndim, const int64_t* shape) {
-  if (!defined(t)) return;
-  check_dtype(name, t, dtype);
-  check_shape(name, t, ndim, shape);
-}
-
 int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
              const Tensor& spikes, const Tensor& grad_spikes, const Tensor& grad_v_final, const Tensor& grad_v,
              double decay, double input_gain, double v_rest, double v_threshold, const char* reset, double v_reset,
              bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
              double v_min, const char* surrogate, double alpha, double beta, bool) {
-  check_scan_input(x);
-  check_shape("spikes", spikes, x.ndim, x.shape);
-  check_dtype("spikes", spikes, x.dtype);
-  check_gradient("grad_spikes", grad_spikes, x.dtype, x.ndim, x.shape);
-  check_gradient("grad_v_final", grad_v_final, DType::f32, x.ndim - 1, x.shape + 1);
-  check_gradient("grad_v", grad_v, DType::f32, x.ndim, x.shape);
-  lanes_of("spikes", spikes);
-  if (defined(grad_spikes)) lanes_of("grad_spikes", grad_spikes);
-  if (defined(grad_v)) lanes_of("grad_v", grad_v);
-  Parameter("v0", v0, x, 0);
-  Parameter("decay_tensor", decay_tensor, x, 0);
-  Parameter("v_threshold_tensor", v_threshold_tensor, x, 0);
-  Parameter("grad_v_final", grad_v_final, x, 0);
-  neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
-            detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
-  const int64_t slots = slots_of(Blocks(lanes_of("x", x)));
-  return slots * Segments(x.shape[0]).slice() * static_cast<int64_t>(sizeof(float));
+  const Scan scan =
+      scan_of(x, v0, decay_tensor, v_threshold_tensor, decay, input_gain, v_rest, v_threshold, reset, v_reset,
+              reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  check_gradients(x, spikes, grad_spikes, grad_v);
+  last_gradient(grad_v_final, x);
+  return slots_of(Blocks(scan.neurons)) * Segments(scan.steps).slice() * static_cast<int64_t>(sizeof(float));
 }
 
 // The neurons of one block.
@@ -98,6 +82,24 @@ void replay(const Neuron n, const Sequences<T> seq, int64_t begin, int64_t end, 
       store(out.spikes + row + i, spikes);
       store(state.v + i, clamp_below(n, settle(n, h, spikes, threshold)));
     }
+}
+
+template <class F> SBHAL_INLINE void slopes(const Neuron n, const float* h, const float* threshold, float* slope,
+                                            int64_t lanes, const F& derivative) {
+  for (int64_t i = 0; i < lanes; i += kLanes) {
+    const vf p = load(h + i), unit = load(threshold + i), one = set(1.0f);
+    if (n.counts()) {
+      const vf ratio = p / unit;
+      store(slope + i, derivative(ratio - one, ratio, one) / unit);
+    } else {
+      store(slope + i, derivative(p - unit, p, unit));
+    }
+  }
+}
+
+__attribute__((noinline)) void surrogate_slopes(const Neuron& n, const float* h, const float* threshold, float* slope,
+                                                int64_t lanes) {
+  with_surrogate(n, [&](const auto& derivative) { slopes(n, h, threshold, slope, lanes, derivative); });
 }
 
 void copy_block(float* to, const float* from) {
@@ -168,13 +170,8 @@ void scan_back(const Neuron& n, const Sequences<T>& seq, int64_t steps, State& s
   }
 }
 
-// A gradient in its parameter's own dtype; nothing where there is no parameter.
-void put_gradient(const Tensor& parameter, const Tensor& grad, const float* values, int64_t first, int64_t count) {
-  if (!defined(parameter)) return;
-  with_parameter(parameter.dtype, [&](auto* type) {
-    using T = typename ElementOf<decltype(type)>::type;
-    for (int64_t i = 0; i < count; ++i) static_cast<T*>(grad.data)[first + i] = from_float<T>(values[i]);
-  });
+void put_gradients(const Parameter& parameter, const Tensor& grad, const float* values, int64_t first, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) put_gradient(parameter, grad.data, first + i, values[i]);
 }
 
 void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
@@ -183,13 +180,12 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
             bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
             double v_min, const char* surrogate, double alpha, double beta, bool, const Tensor& grad_x,
             const Tensor& grad_v0, const Tensor& grad_decay, const Tensor& grad_threshold, const Launch& launch) {
-  const Neuron n =
-      neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
-                detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
-  const Parameter start("v0", v0, x, n.v_rest), decays("decay_tensor", decay_tensor, x, n.decay),
-      thresholds("v_threshold_tensor", v_threshold_tensor, x, n.v_threshold),
-      last("grad_v_final", grad_v_final, x, 0.0f);
-  const int64_t steps = x.shape[0], neurons = lanes_of("x", x), slice = Segments(steps).slice();
+  const Scan scan =
+      scan_of(x, v0, decay_tensor, v_threshold_tensor, decay, input_gain, v_rest, v_threshold, reset, v_reset,
+              reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  const Parameter last = last_gradient(grad_v_final, x);
+  const Neuron n = scan.neuron;
+  const int64_t steps = scan.steps, neurons = scan.neurons, slice = Segments(steps).slice();
   const Blocks blocks(neurons);
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(blocks)));
   with_float(x.dtype, [&](auto* type) {
@@ -200,17 +196,17 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
       for (int64_t first = blocks.begin(task); first < blocks.end(task, neurons); first += kBlock) {
         State state{};
         const int64_t lanes = min(kBlock, neurons - first);
-        start.fill(state.v, first, lanes);
-        decays.fill(state.decay, first, lanes);
-        thresholds.fill(state.threshold, first, lanes);
-        last.fill(state.grad_v, first, lanes);
-        const Sequences<T> seq = {{x, first},      {spikes, first},       {grad_spikes, first},
-                                  {grad_v, first}, {grad_x, first},       lanes,
-                                  around_cache,    defined(decay_tensor), defined(v_threshold_tensor)};
+        fill(state.v, scan.start, first, lanes);
+        fill(state.decay, scan.decays, first, lanes);
+        fill(state.threshold, scan.thresholds, first, lanes);
+        fill(state.grad_v, last, first, lanes);
+        const Sequences<T> seq = {{x, first},      {spikes, first},     {grad_spikes, first},
+                                  {grad_v, first}, {grad_x, first},     lanes,
+                                  around_cache,    scan.decays.given(), scan.thresholds.given()};
         scan_back(n, seq, steps, state, scratch);
-        put_gradient(v0, grad_v0, state.grad_v, first, lanes);
-        put_gradient(decay_tensor, grad_decay, state.grad_decay, first, lanes);
-        put_gradient(v_threshold_tensor, grad_threshold, state.grad_threshold, first, lanes);
+        put_gradients(scan.start, grad_v0, state.grad_v, first, lanes);
+        put_gradients(scan.decays, grad_decay, state.grad_decay, first, lanes);
+        put_gradients(scan.thresholds, grad_threshold, state.grad_threshold, first, lanes);
       }
       stream_fence();
     });
@@ -221,4 +217,4 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(lif_scan_backward, 1, plan, launch)
+SBHAL_KERNEL(lif_scan_backward, 1, plan, launch)

@@ -1,5 +1,6 @@
 // lif_scan: leaky integrate-and-fire neurons over time. A block of neurons goes through all steps with its state in L1,
 // so every input is read once and every spike is written once.
+#include "core/lanes.h"
 #include "core/parallel.h"
 #include "lif_scan.h"
 
@@ -11,13 +12,8 @@ int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, cons
              double decay, double input_gain, double v_rest, double v_threshold, const char* reset, double v_reset,
              bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
              double v_min, const char* surrogate, double alpha, double beta, bool) {
-  check_scan_input(x);
-  lanes_of("x", x);
-  Parameter("v0", v0, x, 0);
-  Parameter("decay_tensor", decay_tensor, x, 0);
-  Parameter("v_threshold_tensor", v_threshold_tensor, x, 0);
-  neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
-            detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  scan_of(x, v0, decay_tensor, v_threshold_tensor, decay, input_gain, v_rest, v_threshold, reset, v_reset,
+          reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   return 0;
 }
 
@@ -48,12 +44,11 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
             bool reset_next_step, bool detach_reset, bool strict, int64_t max_count, const char* count_rounding,
             double v_min, const char* surrogate, double alpha, double beta, bool return_v, const Tensor& spikes,
             const Tensor& v_final, const Tensor& v, const Launch& launch) {
-  const Neuron n =
-      neuron_of(!defined(v_threshold_tensor), decay, input_gain, v_rest, v_threshold, reset, v_reset, reset_next_step,
-                detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
-  const Parameter start("v0", v0, x, n.v_rest), decays("decay_tensor", decay_tensor, x, n.decay),
-      thresholds("v_threshold_tensor", v_threshold_tensor, x, n.v_threshold);
-  const int64_t steps = x.shape[0], neurons = lanes_of("x", x);
+  const Scan scan =
+      scan_of(x, v0, decay_tensor, v_threshold_tensor, decay, input_gain, v_rest, v_threshold, reset, v_reset,
+              reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
+  const Neuron n = scan.neuron;
+  const int64_t steps = scan.steps, neurons = scan.neurons;
   const Blocks blocks(neurons);
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
@@ -62,9 +57,9 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
       State state{};
       for (int64_t first = blocks.begin(task); first < blocks.end(task, neurons); first += kBlock) {
         const int64_t lanes = min(kBlock, neurons - first);
-        start.fill(state.v, first, lanes);
-        decays.fill(state.decay, first, lanes);
-        thresholds.fill(state.threshold, first, lanes);
+        fill(state.v, scan.start, first, lanes);
+        fill(state.decay, scan.decays, first, lanes);
+        fill(state.threshold, scan.thresholds, first, lanes);
         const Steps<T> inputs(x, first), outputs(spikes, first);
         const Steps<float> states(v, first);
         for (int64_t t = 0; t < steps; ++t)
@@ -81,4 +76,4 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(lif_scan, 1, plan, launch)
+SBHAL_KERNEL(lif_scan, 1, plan, launch)

@@ -1,17 +1,13 @@
 // spike_collapse: spike trains back to integer counts. Everything is decoded twice, the first time to refuse what no
 // int16 holds before a count is written.
-#include "spike_train.h"
+#include "spike_train_cpu.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
 int64_t plan(const Tensor& trains, const char* coding, const char* bit_order) {
-  check_dtype("trains", trains, DType::i8);
-  if (trains.ndim < 1 || trains.shape[0] < 1) fail(Error::value, "trains has no time steps, expected [S, ...], S >= 1");
-  rows_of("trains", trains, 1);
-  coding_of(coding);
-  is_msb_first(bit_order);
+  train_rows(trains, coding, bit_order);
   return 0;
 }
 
@@ -30,16 +26,11 @@ void extend(const int8_t* spikes, int64_t n, Extremes* seen) {
   seen->highest_spike = max<int32_t>(seen->highest_spike, high);
 }
 
-// Adds one step. Weighted codings start at the highest bit; once a partial sum has left 17 bits no later bit brings it
-// back, so it may stop growing at 2^17.
 template <Coding coding> void add_step(const int8_t* spikes, int64_t n, bool first, int32_t* __restrict counts) {
-  const int32_t limit = 1 << 17;
   if (first)
-    for (int64_t i = 0; i < n; ++i) counts[i] = coding == Coding::twos_complement ? -spikes[i] : spikes[i];
-  else if (coding == Coding::binary || coding == Coding::ternary)
-    for (int64_t i = 0; i < n; ++i) counts[i] += spikes[i];
+    for (int64_t i = 0; i < n; ++i) counts[i] = begin_count<coding>(spikes[i]);
   else
-    for (int64_t i = 0; i < n; ++i) counts[i] = max(-limit, min(limit, 2 * counts[i] + spikes[i]));
+    for (int64_t i = 0; i < n; ++i) counts[i] = extend_count<coding>(counts[i], spikes[i]);
 }
 
 // Decodes n elements, `spikes` being the first one's at step 0.
@@ -97,7 +88,7 @@ template <Coding coding> void collapse(const Tensor& trains, const Rows& rows, b
 
 void launch(const Tensor& trains, const char* coding, const char* bit_order, const Tensor& counts,
             const Launch& launch) {
-  const Rows rows = folded(rows_of("trains", trains, 1));
+  const Rows rows = train_rows(trains, coding, bit_order);
   const bool msb_first = is_msb_first(bit_order);
   with_coding(coding_of(coding), [&](auto constant) {
     collapse<constant.value>(trains, rows, msb_first, coding, counts, launch.num_threads);
@@ -108,4 +99,4 @@ void launch(const Tensor& trains, const char* coding, const char* bit_order, con
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(spike_collapse, 1, plan, launch)
+SBHAL_KERNEL(spike_collapse, 1, plan, launch)

@@ -1,56 +1,36 @@
-// Rows of activations and their adaptive threshold: what spike_encode and spike_quantize share.
+// A row's adaptive threshold and the counts under it: what spike_encode and spike_quantize share on every device.
 #pragma once
-#include "core/kernel.h"
-#include "core/parallel.h"
-#include "core/simd.h"
+#include "core/vf.h"
+#include "spike_rows.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-constexpr int64_t kRowsPerTask = 16;
-constexpr int64_t kStreamBytes = int64_t{32} << 20;  // results beyond this would only evict each other from the cache
-
-struct Rows {
-  int64_t count, width, stride;
-};
-
-// The axes from first_axis on as [rows, K]: all but the last must lie at one constant stride, or the bridge copies.
-Rows rows_of(const char* name, const Tensor& t, int first_axis = 0) {
-  Rows rows = {1, 1, 1};
-  if (t.ndim <= first_axis) return rows;
-  check_innermost(name, t);
-  rows.width = rows.stride = t.shape[t.ndim - 1];
-  int64_t expected = 0;
-  for (int i = t.ndim - 2; i >= first_axis; --i) {
-    if (t.shape[i] == 0) return {0, rows.width, rows.stride};
-    if (t.shape[i] == 1) continue;
-    if (rows.count > 1 && t.stride[i] != expected)
-      fail(Error::stride, "%s has leading axes that do not fold into rows", name);
-    if (rows.count == 1) rows.stride = t.stride[i];
-    rows.count *= t.shape[i];
-    expected = t.stride[i] * t.shape[i];
-  }
-  return rows;
+inline Rows activation_rows(const Tensor& x) {
+  if (x.ndim < 1) fail(Error::value, "x has no axes, expected [..., K]");
+  check_float("x", x);
+  return rows_of("x", x);
 }
 
 struct Threshold {
   float k, low, high;
+  bool rounds_mean;  // to the dtype of x
 };
 
-template <class T> float mean_magnitude(const T* x, int64_t width) {
-  vf partial[4] = {zero(), zero(), zero(), zero()};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= width; i += 4 * kLanes)
-    for (int u = 0; u < 4; ++u) partial[u] += vabs(load(x + i + u * kLanes));
-  for (; i < width; i += kLanes) partial[0] += vabs(load(x + i, width - i));
-  return sum((partial[0] + partial[1]) + (partial[2] + partial[3])) / static_cast<float>(width);
+inline Threshold threshold_rule(double k, double vth_min, double vth_max, const char* mean_dtype) {
+  if (!(k > 0)) fail(Error::value, "k is %g, expected a positive number", k);
+  if (!(vth_min > 0) || !(vth_max >= vth_min))
+    fail(Error::value, "vth_min is %g and vth_max %g, expected 0 < vth_min <= vth_max", vth_min, vth_max);
+  if (!equal(mean_dtype, "float32") && !equal(mean_dtype, "input"))
+    fail(Error::value, "mean_dtype is '%s', expected 'float32' or 'input'", mean_dtype);
+  return {static_cast<float>(k), static_cast<float>(vth_min), static_cast<float>(vth_max), equal(mean_dtype, "input")};
 }
+inline Threshold threshold_rule(double k) { return threshold_rule(k, 1e-5, 1e4, "float32"); }
 
-// NaN where the row holds one; an infinite mean is clamped like any other.
-template <class T> float threshold_of(const T* x, int64_t width, const Threshold& rule, bool round_mean) {
-  float mean = width ? mean_magnitude(x, width) : 0.0f;
-  if (round_mean) mean = to_float(from_float<T>(mean));
+// From the mean of |x| over a row of T. NaN where the row holds one; an infinite mean is clamped like any other.
+template <class T> SBHAL_INLINE float threshold_of(float mean, const Threshold& rule) {
+  if (rule.rounds_mean) mean = to_float(from_float<T>(mean));
   const float threshold = mean / rule.k;
   return threshold < rule.low ? rule.low : threshold > rule.high ? rule.high : threshold;
 }

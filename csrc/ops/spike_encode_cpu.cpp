@@ -1,19 +1,13 @@
 // spike_encode: one threshold a row, then integer counts. Two passes over a row, the second from cache.
-#include "spike_encode.h"
+#include "spike_encode_cpu.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
 int64_t plan(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype) {
-  if (x.ndim < 1) fail(Error::value, "x has no axes, expected [..., K]");
-  check_float("x", x);
-  rows_of("x", x);
-  if (!(k > 0)) fail(Error::value, "k is %g, expected a positive number", k);
-  if (!(vth_min > 0) || !(vth_max >= vth_min))
-    fail(Error::value, "vth_min is %g and vth_max %g, expected 0 < vth_min <= vth_max", vth_min, vth_max);
-  if (!equal(mean_dtype, "float32") && !equal(mean_dtype, "input"))
-    fail(Error::value, "mean_dtype is '%s', expected 'float32' or 'input'", mean_dtype);
+  activation_rows(x);
+  threshold_rule(k, vth_min, vth_max, mean_dtype);
   return 0;
 }
 
@@ -38,9 +32,8 @@ template <class T> void encode_row(const T* x, int64_t width, float threshold, i
 
 void launch(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype, const Tensor& counts,
             const Tensor& v_threshold, const Launch& launch) {
-  const Rows rows = rows_of("x", x);
-  const Threshold rule = {static_cast<float>(k), static_cast<float>(vth_min), static_cast<float>(vth_max)};
-  const bool round_mean = equal(mean_dtype, "input");
+  const Rows rows = activation_rows(x);
+  const Threshold rule = threshold_rule(k, vth_min, vth_max, mean_dtype);
   const bool around_cache = rows.count * rows.width * static_cast<int64_t>(sizeof(int16_t)) > kStreamBytes;
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
@@ -48,7 +41,7 @@ void launch(const Tensor& x, double k, double vth_min, double vth_max, const cha
       const int64_t end = min(rows.count, (task + 1) * kRowsPerTask);
       for (int64_t row = task * kRowsPerTask; row < end; ++row) {
         const T* data = static_cast<const T*>(x.data) + row * rows.stride;
-        const float threshold = threshold_of(data, rows.width, rule, round_mean);
+        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), rule);
         static_cast<float*>(v_threshold.data)[row] = threshold;
         encode_row(data, rows.width, threshold, static_cast<int16_t*>(counts.data) + row * rows.width, around_cache);
       }
@@ -61,4 +54,4 @@ void launch(const Tensor& x, double k, double vth_min, double vth_max, const cha
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(spike_encode, 1, plan, launch)
+SBHAL_KERNEL(spike_encode, 1, plan, launch)

@@ -1,5 +1,5 @@
 // spike_expand: integer counts to spike trains, one int8 plane a time step.
-#include "spike_train.h"
+#include "spike_train_cpu.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
@@ -23,12 +23,7 @@ Range range_of(Coding coding, int64_t steps) {
 }
 
 int64_t plan(const Tensor& counts, const char* coding, int64_t timesteps, const char* bit_order) {
-  check_dtype("counts", counts, DType::i16);
-  rows_of("counts", counts);
-  coding_of(coding);
-  is_msb_first(bit_order);
-  if (timesteps < 1 || timesteps > 32768)
-    fail(Error::value, "timesteps is %lld, expected 1 to 32768", static_cast<long long>(timesteps));
+  count_rows(counts, coding, timesteps, bit_order);
   return 0;
 }
 
@@ -47,36 +42,21 @@ void check_counts(const Tensor& counts, const Rows& rows, const char* coding, in
        lowest < range.low ? lowest : highest, coding, static_cast<long long>(timesteps), range.low, range.high);
 }
 
-// What a count emits at step t of a unary coding, or where the bit of weight 2^t is due.
-template <Coding coding> SBHAL_INLINE int8_t spike(int32_t c, int32_t t) {
-  switch (coding) {
-    case Coding::binary: return c > t;
-    case Coding::ternary: return static_cast<int8_t>((c > t) - (c < -t));
-    case Coding::bitwise_signed: {
-      const int32_t bit = (c < 0 ? -c : c) >> t & 1;
-      return static_cast<int8_t>(c < 0 ? -bit : bit);
-    }
-    default: return static_cast<int8_t>(c >> t & 1);
-  }
-}
-
 template <Coding coding> void expand(const Tensor& counts, const Rows& rows, int64_t timesteps, bool msb_first,
                                      const Tensor& trains, int num_threads) {
-  const bool unary = coding == Coding::binary || coding == Coding::ternary;
   parallel_pieces(rows, num_threads, [&](int64_t row, int64_t begin, int64_t end) {
     const int16_t* c = static_cast<const int16_t*>(counts.data) + row * rows.stride;
     int8_t* out = static_cast<int8_t*>(trains.data) + row * rows.width;
     for (int64_t step = 0; step < timesteps; ++step, out += rows.count * rows.width) {
-      // beyond the largest count and the highest bit every further step is alike
-      const int64_t t = min<int64_t>(unary || !msb_first ? step : timesteps - 1 - step, unary ? 32768 : 16);
-      for (int64_t i = begin; i < end; ++i) out[i] = spike<coding>(c[i], static_cast<int32_t>(t));
+      const int32_t place = place_of<coding>(step, timesteps, msb_first);
+      for (int64_t i = begin; i < end; ++i) out[i] = spike<coding>(c[i], place);
     }
   });
 }
 
 void launch(const Tensor& counts, const char* coding, int64_t timesteps, const char* bit_order, const Tensor& trains,
             const Launch& launch) {
-  const Rows rows = folded(rows_of("counts", counts));
+  const Rows rows = count_rows(counts, coding, timesteps, bit_order);
   const bool msb_first = is_msb_first(bit_order);
   check_counts(counts, rows, coding, timesteps, launch.num_threads);
   with_coding(coding_of(coding), [&](auto constant) {
@@ -88,4 +68,4 @@ void launch(const Tensor& counts, const char* coding, int64_t timesteps, const c
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(spike_expand, 1, plan, launch)
+SBHAL_KERNEL(spike_expand, 1, plan, launch)

@@ -1,15 +1,13 @@
 // spike_quantize: spike_encode and back to activations, each row while it is in cache.
-#include "spike_encode.h"
+#include "spike_encode_cpu.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
 int64_t plan(const Tensor& x, double k) {
-  if (x.ndim < 1) fail(Error::value, "x has no axes, expected [..., K]");
-  check_float("x", x);
-  rows_of("x", x);
-  if (!(k > 0)) fail(Error::value, "k is %g, expected a positive number", k);
+  activation_rows(x);
+  threshold_rule(k);
   return 0;
 }
 
@@ -25,8 +23,8 @@ template <class T> void quantize_row(const T* x, int64_t width, float threshold,
 }
 
 void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
-  const Rows rows = rows_of("x", x);
-  const Threshold rule = {static_cast<float>(k), 1e-5f, 1e4f};
+  const Rows rows = activation_rows(x);
+  const Threshold rule = threshold_rule(k);
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     const bool around_cache = rows.count * rows.width * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
@@ -34,7 +32,7 @@ void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
       const int64_t end = min(rows.count, (task + 1) * kRowsPerTask);
       for (int64_t row = task * kRowsPerTask; row < end; ++row) {
         const T* data = static_cast<const T*>(x.data) + row * rows.stride;
-        const float threshold = threshold_of(data, rows.width, rule, false);
+        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), rule);
         quantize_row(data, rows.width, threshold, static_cast<T*>(y.data) + row * rows.width, around_cache);
       }
       stream_fence();
@@ -46,4 +44,4 @@ void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_CPU_KERNEL(spike_quantize, 1, plan, launch)
+SBHAL_KERNEL(spike_quantize, 1, plan, launch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import sys
@@ -39,6 +40,7 @@ def conformance(
     case: Annotated[str, typer.Option(help="Only cases whose id is, contains or matches this.")] = "",
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the performance section out.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes at once; one a core, up to 4.")] = None,
+    wave: Annotated[int | None, typer.Option(help="Wavefront of the sim backend, 32 or 64.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one case may take.")] = runner.CASE_TIMEOUT,
     modules: Annotated[
         list[str] | None, typer.Option("--import", help="Python module that registers the backend; repeatable.")
@@ -50,6 +52,7 @@ def conformance(
     """
     console = Console()
     try:
+        _set_environment(backend, wave)
         items = _plan(profile, op or [], case)
         for module in modules or []:
             import_module(module)
@@ -65,12 +68,23 @@ def conformance(
         timeout=timeout,
     )
     found = _run(console, items, settings, target, profile)
-    if not no_bench:
+    if not no_bench and not target.backend.simulated:  # the time of a simulation says nothing about its device
+        os.environ["SBHAL_CHECK"] = "0"
         _time(console, found, settings, op or [])
     _show(console, found)
     for kind, path in report.write(found, out).items():
         console.print(f"{kind}: {path}", soft_wrap=True)
     raise typer.Exit(0 if found.passed else 1)
+
+
+def _set_environment(backend: str, wave: int | None) -> None:
+    """What the backend and the worker processes read; set before anything native is loaded."""
+    os.environ.setdefault("SBHAL_CHECK", "1")
+    if wave is None:
+        return
+    if backend != "sim":
+        raise ValueError(f"--wave is for the sim backend, not for {backend}")
+    os.environ["SBHAL_SIM_WAVE"] = str(wave)
 
 
 def _plan(profile: str, ops: Sequence[str], case: str) -> list[Item]:

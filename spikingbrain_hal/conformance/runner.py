@@ -43,9 +43,11 @@ class Settings:
 
     def reproduce(self, item_id: str) -> str:
         """The command that runs one case alone."""
+        settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("SBHAL_") and k != "SBHAL_CHECK"}
+        before = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
         extra = "".join(f" --import {m}" for m in self.modules)
         case = shlex.quote(item_id)
-        return f"sbhal conformance --backend {self.backend}{extra} --case {case} --seed {self.seed} --no-bench"
+        return f"{before}sbhal conformance --backend {self.backend}{extra} --case {case} --seed {self.seed} --no-bench"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..autograd import call
 from ..declare import operator
-from ..rules import in_range, multiple
+from ..rules import in_range, lengths, multiple, offsets
 from ..spec import Case, Input, Output, Time
 
 
@@ -26,22 +26,13 @@ def visible(queries: int, keys: int, causal: bool, window: int, sinks: int, devi
     return seen | (key < sinks)
 
 
-def _offsets(name: str, cu_seqlens: Tensor, total: int) -> list[int]:
-    offsets = [int(o) for o in cu_seqlens]
-    if offsets[0] != 0 or offsets != sorted(offsets) or offsets[-1] > total:
-        raise ValueError(f"{name} is {offsets}, expected 0 first, no decrease, and at most {total} last")
-    return offsets
-
-
 def _pieces(
-    q: Tensor, k: Tensor, cu_q: Tensor | None, cu_k: Tensor | None, lengths: Tensor | None
+    q: Tensor, k: Tensor, cu_q: Tensor | None, cu_k: Tensor | None, kv_lengths: Tensor | None
 ) -> list[tuple[int, slice, slice]]:
     if cu_q is not None and cu_k is not None:
-        a, b = _offsets("cu_seqlens_q", cu_q, q.shape[1]), _offsets("cu_seqlens_k", cu_k, k.shape[1])
+        a, b = cu_q.tolist(), cu_k.tolist()
         return [(0, slice(a[n], a[n + 1]), slice(b[n], b[n + 1])) for n in range(len(a) - 1)]
-    ends = [k.shape[1]] * q.shape[0] if lengths is None else [int(n) for n in lengths]
-    if any(not 0 <= n <= k.shape[1] for n in ends):
-        raise ValueError(f"kv_lengths is {ends}, expected values from 0 to Tk={k.shape[1]}")
+    ends = [k.shape[1]] * q.shape[0] if kv_lengths is None else kv_lengths.tolist()
     return [(b, slice(0, q.shape[1]), slice(0, end)) for b, end in enumerate(ends)]
 
 
@@ -147,6 +138,7 @@ SPEC = operator(
         in_range("sinks", 0, text="a number of keys, at least 0"),
         _layout,
     ),
+    contents=(offsets("cu_seqlens_q", "Tq"), offsets("cu_seqlens_k", "Tk"), lengths("kv_lengths", "Tk")),
     differentiable=("q", "k", "v"),
     saved=("o", "lse"),
     autocast=("q", "k", "v"),

@@ -25,10 +25,7 @@ def reference(
 ) -> Tensor:
     group = q.shape[1] // k.shape[1]
     acc = state.dtype
-    rows = list(range(q.shape[0])) if slots is None else [int(s) for s in slots]
-    used = [s for s in rows if s != -1]
-    if any(not 0 <= s < state.shape[0] for s in used) or len(set(used)) != len(used):
-        raise ValueError(f"slots is {rows}, expected distinct slots below {state.shape[0]}, or -1 to skip a row")
+    rows = range(q.shape[0]) if slots is None else slots.tolist()
     o = q.new_zeros(*q.shape[:2], v.shape[-1])
     for b, slot in enumerate(rows):
         if slot == -1:
@@ -48,6 +45,15 @@ def _one_slot_a_row(a: Mapping[str, Any]) -> str | None:
     return f"state has {a['slot']} slots, expected B={a['B']} without slots"
 
 
+def _distinct_slots(a: Mapping[str, Any]) -> str | None:
+    if a["slots"] is None:
+        return None
+    used = [s for s in a["slots"].tolist() if s != -1]
+    if len(set(used)) == len(used) and all(0 <= s < a["slot"] for s in used):
+        return None
+    return f"slots is {a['slots'].tolist()}, expected distinct slots below {a['slot']}, or -1 to skip a row"
+
+
 SPEC = operator(
     "gated_linear_attention_step_",
     reference=reference,
@@ -61,6 +67,7 @@ SPEC = operator(
     },
     outputs={"o": Output("B Hq V", "q")},
     rules=(multiple("Hq", "H"), _one_slot_a_row),
+    contents=(_distinct_slots,),
     mutates=("state",),
     autocast=("q", "k", "v"),
     magnitude=("q", "k", "v", "state"),

@@ -115,7 +115,7 @@ def test_misspelt_backend_is_refused_with_a_suggestion(misspelt: str, tmp_path: 
 
 def test_unknown_backend_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = refusal("-DSBHAL_BACKENDS=cpu;tpv", tmp_path)
-    assert "There is no backend 'tpv'. Known backends: cpu." in message
+    assert "There is no backend 'tpv'. Known backends: cpu, cuda, maca, rocm, sim." in message
 
 
 def refusal(define: str, tmp_path: Path) -> str:

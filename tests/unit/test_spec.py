@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from spikingbrain_hal.axes import pair_axes
 from spikingbrain_hal.registry import OPERATORS
-from spikingbrain_hal.spec import Case, pair_axes
+from spikingbrain_hal.spec import Case
 
 
 @pytest.fixture

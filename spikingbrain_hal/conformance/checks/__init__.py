@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...spec import Case, OpSpec, pair_axes
+from ...axes import pair_axes
+from ...spec import Case, OpSpec
 from ...testing import io_dtypes, make_inputs
 from ..judge import Judgement, judge
 from ..replay import REPLAYS

@@ -156,9 +156,9 @@ def refuses(ctx: Context) -> None:
     name, args = ctx.part, ctx.args()
     make = _wrong_tensors if name in ctx.spec.inputs else _wrong_numbers
     wrongs = [w for w in make(ctx, name, args) if _declared(ctx.spec, w)]
-    if name in ctx.spec.inputs:
-        contents = _bad_contents(ctx, name, args)
-        wrongs += [Wrong(what, ctx.replaced(args, **{name: t}), ValueError) for what, t in contents]
-    for wrong in wrongs:
+    contents = _bad_contents(ctx, name, args) if name in ctx.spec.inputs else ()
+    by_value = [Wrong(what, ctx.replaced(args, **{name: t}), ValueError) for what, t in contents]
+    for wrong in wrongs + by_value:
         _expect_refused(ctx, name, wrong)
+    for wrong in wrongs + (by_value if ctx.target.backend.checks_contents else []):
         _expect_guarded(ctx, name, wrong, args)

@@ -1,0 +1,76 @@
+// NVIDIA's side of the dialect, for nvcc: compute capability 8.0 and later.
+#pragma once
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#define SBHAL_WAVE 32
+#define SBHAL_MMA_16X8X16 1
+#define SBHAL_DEVICE static __device__ __forceinline__
+
+namespace sbhal {
+namespace vendor {
+
+// ---- device code
+
+SBHAL_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+SBHAL_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
+SBHAL_DEVICE float f16_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+SBHAL_DEVICE uint16_t float_to_f16(float value) { return __half_as_ushort(__float2half_rn(value)); }
+SBHAL_DEVICE uint16_t float_to_bf16(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+template <class T> SBHAL_DEVICE T shuffle(T v, int from) { return __shfl_sync(kAllLanes, v, from); }
+template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(kAllLanes, v, mask); }
+template <class T> SBHAL_DEVICE T shuffle_up(T v, int by) { return __shfl_up_sync(kAllLanes, v, by); }
+SBHAL_DEVICE uint64_t ballot(bool yes) { return __ballot_sync(kAllLanes, yes); }
+SBHAL_DEVICE void wave_sync() { __syncwarp(); }
+
+template <bool brain_float> SBHAL_DEVICE void mma_16x8x16(const uint32_t (&a)[4], const uint32_t (&b)[2], float* c) {
+  if (brain_float)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// ---- host code
+
+using Stream = cudaStream_t;
+
+// The text of a problem, null if there is none.
+inline const char* text(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+inline const char* last_launch_error() { return text(cudaGetLastError()); }
+inline const char* count_devices(int* count) { return text(cudaGetDeviceCount(count)); }
+
+struct Device {
+  char name[256];
+  int wave, shared_memory, multiprocessors, major, minor;
+  int64_t memory;
+};
+inline const char* describe_device(int index, Device* out) {
+  cudaDeviceProp p;
+  if (const char* problem = text(cudaGetDeviceProperties(&p, index))) return problem;
+  __builtin_memcpy(out->name, p.name, sizeof(p.name));
+  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
+  out->multiprocessors = p.multiProcessorCount, out->major = p.major, out->minor = p.minor;
+  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  return nullptr;
+}
+// Why the device cannot run a kernel of this module.
+inline const char* check_kernel(const void* kernel) {
+  cudaFuncAttributes attributes;
+  return text(cudaFuncGetAttributes(&attributes, kernel));
+}
+inline const char* driver_version(int* version) { return text(cudaDriverGetVersion(version)); }
+
+}  // namespace vendor
+}  // namespace sbhal

@@ -1,0 +1,107 @@
+// MetaX's side of the dialect. Three ways to compile it: mxcc with the SDK's own names; cucc of the SDK's cu-bridge,
+// which takes the same functions under CUDA's names (SBHAL_CU_BRIDGE); and g++ with the stand-in SDK of this folder,
+// which runs on a CPU. Only the last has ever been run: the names of the other two come from MetaX's public
+// repositories.
+#pragma once
+#ifdef SBHAL_CU_BRIDGE
+#include <cuda_runtime.h>
+#define SBHAL_RUNTIME(name) cuda##name
+#else
+#include <mcr/mc_runtime.h>
+#define SBHAL_RUNTIME(name) mc##name
+#endif
+
+#include <cstdint>
+
+#include "gpu/site.h"
+
+#define SBHAL_WAVE 64
+#define SBHAL_MMA_16X16X16 1
+#ifdef __MACA_ARCH__
+#define SBHAL_DEVICE_PASS 1
+#endif
+#define SBHAL_DEVICE static __device__ __forceinline__
+
+namespace sbhal {
+namespace vendor {
+
+// ---- device code
+
+template <class To, class From> SBHAL_DEVICE To cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "of one size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+SBHAL_DEVICE float as_float(uint32_t bits) { return cast<float>(bits); }
+SBHAL_DEVICE uint32_t as_bits(float value) { return cast<uint32_t>(value); }
+SBHAL_DEVICE float f16_to_float(uint16_t bits) { return static_cast<float>(cast<_Float16>(bits)); }
+SBHAL_DEVICE uint16_t float_to_f16(float value) { return cast<uint16_t>(static_cast<_Float16>(value)); }
+SBHAL_DEVICE uint16_t float_to_bf16(float value) {
+  const uint32_t bits = as_bits(value);
+  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+constexpr uint64_t kAllLanes = ~uint64_t{0};  // a mask of 32 bits would cut the wavefront in half
+template <class T> SBHAL_DEVICE T shuffle(T v, int from SBHAL_SITE) {
+  return __shfl_sync(kAllLanes, v, from SBHAL_HERE);
+}
+template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask SBHAL_SITE) {
+  return __shfl_xor_sync(kAllLanes, v, mask SBHAL_HERE);
+}
+template <class T> SBHAL_DEVICE T shuffle_up(T v, int by SBHAL_SITE) {
+  return __shfl_up_sync(kAllLanes, v, by SBHAL_HERE);
+}
+SBHAL_DEVICE uint64_t ballot(bool yes SBHAL_SITE) { return __ballot_sync(kAllLanes, yes SBHAL_HERE); }
+SBHAL_DEVICE void wave_sync(SBHAL_ONLY_SITE) { __syncwarp(SBHAL_ONLY_HERE); }
+
+// Both 16-bit types travel as vectors of four halves.
+template <bool brain_float>
+SBHAL_DEVICE void mma_16x16x16(const uint16_t (&a)[4], const uint16_t (&b)[4], float (&c)[4] SBHAL_SITE) {
+  typedef _Float16 Operand __attribute__((vector_size(8)));
+  typedef float Sums __attribute__((vector_size(16)));
+  Operand left, right;
+  Sums sums;
+  __builtin_memcpy(&left, a, sizeof(left)), __builtin_memcpy(&right, b, sizeof(right));
+  __builtin_memcpy(&sums, c, sizeof(sums));
+  sums = brain_float ? __builtin_mxc_mma_16x16x16bf16(left, right, sums SBHAL_HERE)
+                     : __builtin_mxc_mma_16x16x16f16(left, right, sums SBHAL_HERE);
+  __builtin_memcpy(c, &sums, sizeof(sums));
+}
+
+// ---- host code
+
+using Stream = SBHAL_RUNTIME(Stream_t);
+
+// The text of a problem, null if there is none.
+inline const char* text(SBHAL_RUNTIME(Error_t) error) {
+  return error == SBHAL_RUNTIME(Success) ? nullptr : SBHAL_RUNTIME(GetErrorString)(error);
+}
+inline const char* last_launch_error() { return text(SBHAL_RUNTIME(GetLastError)()); }
+inline const char* count_devices(int* count) { return text(SBHAL_RUNTIME(GetDeviceCount)(count)); }
+
+struct Device {
+  char name[256];
+  int wave, shared_memory, multiprocessors, major, minor;
+  int64_t memory;
+};
+#ifdef SBHAL_CU_BRIDGE
+using DeviceProperties = cudaDeviceProp;
+#else
+using DeviceProperties = mcDeviceProp_t;
+#endif
+inline const char* describe_device(int index, Device* out) {
+  DeviceProperties p;
+  if (const char* problem = text(SBHAL_RUNTIME(GetDeviceProperties)(&p, index))) return problem;
+  __builtin_memcpy(out->name, p.name, sizeof(out->name) < sizeof(p.name) ? sizeof(out->name) : sizeof(p.name));
+  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
+  out->multiprocessors = p.multiProcessorCount;
+  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  return nullptr;
+}
+inline const char* check_kernel(const void*) { return nullptr; }
+inline const char* driver_version(int*) { return nullptr; }
+
+}  // namespace vendor
+}  // namespace sbhal

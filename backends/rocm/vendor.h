@@ -1,0 +1,99 @@
+// AMD's side of the dialect, for hipcc or clang. Written against HIP 5.2, which has no bfloat16 header and no shuffles
+// with masks, and good for what came later.
+#pragma once
+#include <hip/hip_fp16.h>
+#include <hip/hip_runtime.h>
+
+#include <cstdint>
+
+// In device code only: one fat binary holds targets of both sizes, so the host pass has none.
+#if defined(__GFX9__)
+#define SBHAL_WAVE 64
+#else
+#define SBHAL_WAVE 32
+#endif
+#if defined(__gfx90a__) || defined(__gfx940__) || defined(__gfx941__) || defined(__gfx942__) || defined(__gfx950__)
+#define SBHAL_MMA_16X16X16 1
+#endif
+#ifdef __HIP_DEVICE_COMPILE__
+#define SBHAL_DEVICE_PASS 1
+#endif
+#define SBHAL_DEVICE static __device__ __forceinline__
+
+namespace sbhal {
+namespace vendor {
+
+// ---- device code
+
+SBHAL_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+SBHAL_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
+SBHAL_DEVICE float f16_to_float(uint16_t bits) { return static_cast<float>(__builtin_bit_cast(_Float16, bits)); }
+SBHAL_DEVICE uint16_t float_to_f16(float value) { return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value)); }
+SBHAL_DEVICE uint16_t float_to_bf16(float value) {
+  const uint32_t bits = as_bits(value);
+  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+template <class T> SBHAL_DEVICE T shuffle(T v, int from) { return __shfl(v, from); }
+template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor(v, mask); }
+template <class T> SBHAL_DEVICE T shuffle_up(T v, int by) { return __shfl_up(v, static_cast<unsigned>(by)); }
+SBHAL_DEVICE uint64_t ballot(bool yes) { return __ballot(yes); }
+SBHAL_DEVICE void wave_sync() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+}
+
+#if defined(SBHAL_MMA_16X16X16)
+template <bool brain_float>
+SBHAL_DEVICE void mma_16x16x16(const uint16_t (&a)[4], const uint16_t (&b)[4], float (&c)[4]) {
+  typedef float Sums __attribute__((ext_vector_type(4)));
+  typedef short Brain __attribute__((ext_vector_type(4)));
+  typedef _Float16 Half __attribute__((ext_vector_type(4)));
+  Sums sums;
+  __builtin_memcpy(&sums, c, sizeof(sums));
+  if constexpr (brain_float) {
+    Brain left, right;
+    __builtin_memcpy(&left, a, sizeof(left)), __builtin_memcpy(&right, b, sizeof(right));
+    sums = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(left, right, sums, 0, 0, 0);
+  } else {
+    Half left, right;
+    __builtin_memcpy(&left, a, sizeof(left)), __builtin_memcpy(&right, b, sizeof(right));
+    sums = __builtin_amdgcn_mfma_f32_16x16x16f16(left, right, sums, 0, 0, 0);
+  }
+  __builtin_memcpy(c, &sums, sizeof(sums));
+}
+#endif
+
+// ---- host code
+
+using Stream = hipStream_t;
+
+// The text of a problem, null if there is none.
+inline const char* text(hipError_t error) { return error == hipSuccess ? nullptr : hipGetErrorString(error); }
+inline const char* last_launch_error() { return text(hipGetLastError()); }
+inline const char* count_devices(int* count) { return text(hipGetDeviceCount(count)); }
+
+struct Device {
+  char name[256];
+  int wave, shared_memory, multiprocessors, major, minor;
+  int64_t memory;
+};
+inline const char* describe_device(int index, Device* out) {
+  hipDeviceProp_t p;
+  if (const char* problem = text(hipGetDeviceProperties(&p, index))) return problem;
+  __builtin_memcpy(out->name, p.name, sizeof(p.name));
+  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
+  out->multiprocessors = p.multiProcessorCount, out->major = p.major, out->minor = p.minor;
+  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  return nullptr;
+}
+// Why the device cannot run a kernel of this module.
+inline const char* check_kernel(const void* kernel) {
+  hipFuncAttributes attributes;
+  return text(hipFuncGetAttributes(&attributes, kernel));
+}
+inline const char* driver_version(int* version) { return text(hipDriverGetVersion(version)); }
+
+}  // namespace vendor
+}  // namespace sbhal

@@ -1,0 +1,30 @@
+// The devices of a GPU module, for code that no vendor's compiler reads.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "core/tensor.h"
+
+namespace sbhal {
+
+struct DeviceInfo {
+  std::string name;
+  int wave, shared_memory, multiprocessors, major, minor;
+  int64_t memory;
+};
+
+// Why this module can use no device, empty if it can.
+std::string device_problem();
+
+int device_count();
+
+// Raises std::runtime_error if there is no such device.
+DeviceInfo device_info(int index);
+
+int driver_version();
+
+bool is_simulated();
+
+void run_on_device(const KernelEntry* entry, Value* values);
+
+}  // namespace sbhal

@@ -1,0 +1,26 @@
+// What the CPU kernels of spike_encode and spike_quantize share: rows in tasks, and the mean that sets a threshold.
+#pragma once
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "spike_encode.h"
+
+namespace sbhal {
+namespace SBHAL_ISA {
+namespace {
+
+constexpr int64_t kRowsPerTask = 16;
+constexpr int64_t kStreamBytes = int64_t{32} << 20;  // results beyond this would only evict each other from the cache
+
+template <class T> float mean_magnitude(const T* x, int64_t width) {
+  if (width == 0) return 0.0f;
+  vf partial[4] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes)
+    for (int u = 0; u < 4; ++u) partial[u] += vabs(load(x + i + u * kLanes));
+  for (; i < width; i += kLanes) partial[0] += vabs(load(x + i, width - i));
+  return sum((partial[0] + partial[1]) + (partial[2] + partial[3])) / static_cast<float>(width);
+}
+
+}  // namespace
+}  // namespace SBHAL_ISA
+}  // namespace sbhal

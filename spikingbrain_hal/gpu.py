@@ -1,0 +1,93 @@
+"""Backends whose kernels are csrc/ops/*_gpu.hip, on a vendor's devices or simulated on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from .backend import Backend, DeviceProperties, Kernel
+from .native import load_kernels, problem_of, tensors_by
+
+
+def torch_vendor() -> str:
+    """Whose devices this torch means by ``cuda``: "AMD", "MetaX", "Iluvatar", "NVIDIA", or "" if it has none.
+
+    AMD, MetaX and Iluvatar builds of torch all use that name, so the device type alone says nothing.
+    """
+    if getattr(torch.version, "hip", None):
+        return "AMD"
+    if getattr(torch.version, "maca", None) or "+metax" in torch.__version__:
+        return "MetaX"
+    try:
+        if "+corex" in version("torch"):
+            return "Iluvatar"
+    except PackageNotFoundError:
+        pass
+    return "NVIDIA" if torch.version.cuda else ""
+
+
+def device_backend(package: str, name: str, vendor: str) -> Backend:
+    """A backend for a vendor's GPUs.
+
+    Args:
+        package: The backend's package, which holds ``_native`` when it was built.
+        name: The backend's name.
+        vendor: As :func:`torch_vendor` calls it.
+    """
+
+    def probe() -> str | None:
+        problem = problem_of(f"{package}._native", name)
+        if problem:
+            return problem
+        found = torch_vendor()
+        if found != vendor:
+            return f"this torch serves {found or 'no'} devices, not {vendor}'s"
+        return _native(package).problem() or None
+
+    return _backend(name, vendor, "cuda", probe, lambda: _native(package), simulated=False)
+
+
+def simulated_backend(package: str, name: str, vendor: str, module: Callable[[], str] = lambda: "_native") -> Backend:
+    """A backend whose GPU is simulated on the CPU; it takes CPU tensors while it is selected.
+
+    Args:
+        package: The backend's package.
+        name: The backend's name.
+        vendor: What it stands in for.
+        module: Returns the name of the native module within the package; raises ValueError where a setting is wrong.
+    """
+
+    def probe() -> str | None:
+        try:
+            return problem_of(f"{package}.{module()}", name)
+        except ValueError as error:
+            return str(error)
+
+    return _backend(name, vendor, "cpu", probe, lambda: _native(package, module()), simulated=True)
+
+
+def _native(package: str, module: str = "_native") -> Any:
+    return import_module(f"{package}.{module}")
+
+
+def _backend(
+    name: str,
+    vendor: str,
+    device_type: str,
+    probe: Callable[[], str | None],
+    native: Callable[[], Any],
+    simulated: bool,
+) -> Backend:
+    def load() -> Mapping[str, Kernel]:
+        return load_kernels(native(), device_type)
+
+    def properties() -> DeviceProperties:
+        module = native()
+        details = module.device(torch.cuda.current_device() if device_type == "cuda" else 0)
+        return DeviceProperties(details.pop("name"), details | {"tensors by": tensors_by(module)})
+
+    return Backend(name, vendor, device_type, probe, load, properties, simulated, checks_contents=False)

@@ -1,0 +1,101 @@
+"""GPU backends on a machine that has none: why each cannot run, simulated devices, what is checked before a launch."""
+
+import pytest
+import torch
+
+import spikingbrain_hal as hal
+from spikingbrain_hal import ops
+from spikingbrain_hal.errors import BackendUnavailable
+from spikingbrain_hal.gpu import device_backend, torch_vendor
+from spikingbrain_hal.selection import installed_backends, register_backend, unregister_backend
+from spikingbrain_hal.testing import python_backend
+
+SIMULATED = [name for name in ("sim", "maca") if not installed_backends()[name].backend.probe()]
+
+
+@pytest.mark.parametrize("name", ["cuda", "rocm"])
+def test_a_backend_that_was_not_built_says_how_to_build_it(name):
+    with pytest.raises(BackendUnavailable, match=f'not built; reinstall with -C sbhal.backends="{name}"'):
+        hal.use_backend(name)
+
+
+def test_devices_of_another_vendor_are_not_taken(monkeypatch):
+    monkeypatch.setattr("spikingbrain_hal.gpu.problem_of", lambda module, backend: None)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert device_backend("nowhere", "cuda", "NVIDIA").probe() == "this torch serves AMD devices, not NVIDIA's"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "version", "vendor"),
+    [
+        ({"hip": None, "cuda": None}, "2.13.0+cpu", ""),
+        ({"hip": None, "cuda": "13.0"}, "2.13.0+cu130", "NVIDIA"),
+        ({"hip": "6.4", "cuda": None}, "2.13.0+rocm6.4", "AMD"),
+        ({"hip": None, "cuda": "11.6"}, "2.4.0+metax3.0.0.3", "MetaX"),
+        ({"hip": None, "cuda": "11.6", "maca": "3.8.1.0"}, "2.8.0", "MetaX"),
+    ],
+)
+def test_the_vendor_of_cuda_devices_is_told_from_torch(monkeypatch, attributes, version, vendor):
+    for name, value in attributes.items():
+        monkeypatch.setattr(torch.version, name, value, raising=False)
+    monkeypatch.setattr(torch, "__version__", version)
+    assert torch_vendor() == vendor
+
+
+def test_an_unknown_wavefront_is_a_reason(monkeypatch):
+    monkeypatch.setenv("SBHAL_SIM_WAVE", "48")
+    assert installed_backends()["sim"].backend.probe() == "SBHAL_SIM_WAVE is '48', expected one of 32, 64"
+
+
+@pytest.fixture
+def unchecking():
+    """A backend whose kernels look at no values."""
+    backend = python_backend("unchecking", {"gated_linear_attention": lambda *args: (args[2].clone(), torch.empty(0))})
+    register_backend(hal.Backend(**{**vars(backend), "checks_contents": False}))
+    yield "unchecking"
+    unregister_backend("unchecking")
+
+
+def packed(offsets):
+    q = torch.randn(1, 4, 1, 8)
+    return ops.gated_linear_attention(q, q, q, -torch.rand(1, 4, 1), cu_seqlens=torch.tensor(offsets))
+
+
+def test_values_are_checked_before_a_launch_when_asked_for(unchecking, monkeypatch):
+    monkeypatch.delenv("SBHAL_CHECK", raising=False)
+    with hal.use_backend(unchecking):
+        packed([0, 3, 2])
+    monkeypatch.setenv("SBHAL_CHECK", "1")
+    with hal.use_backend(unchecking):
+        packed([0, 2, 4])
+        with pytest.raises(ValueError, match=r"gated_linear_attention: cu_seqlens is \[0, 3, 2\], expected 0 first"):
+            packed([0, 3, 2])
+
+
+@pytest.mark.skipif(not SIMULATED, reason="no simulated GPU was built")
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_simulated_gpu_runs_models_forward_and_backward(name):
+    torch.manual_seed(0)
+    q, kv = torch.randn(1, 40, 4, 16, requires_grad=True), torch.randn(1, 40, 2, 16, requires_grad=True)
+    g = -torch.rand(1, 40, 2, 16)
+
+    def run():
+        o, _ = ops.gated_linear_attention(q, kv, kv, g)
+        spikes, _ = ops.lif_scan(ops.attention(o, kv, kv, window=8).transpose(0, 1))
+        return torch.autograd.grad((spikes * spikes.detach().cos()).sum() + o.sum(), (q, kv))
+
+    with hal.use_backend("reference"):
+        expected = run()
+    with hal.use_backend(name):
+        found = run()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not SIMULATED, reason="no simulated GPU was built")
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_simulated_gpu_says_so(name):
+    backend = installed_backends()[name].backend
+    assert backend.simulated
+    assert "simulated" in backend.properties().name
+    assert hal.ops.spike_encode(torch.ones(2, 8))[0].shape == (2, 8)  # and is not chosen by itself
