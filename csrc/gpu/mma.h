@@ -32,9 +32,13 @@ SBHAL_INLINE void operands(const T* p, int pitch, int i, int j, uint16_t (&bits)
   }
 }
 
+// A unit says which of a tile's elements a lane holds: element e is at (row(e), column(e)). They lie in kHeldRows rows:
+// e in the lane's row held(e), of which element(h) is one; kAcross neighbouring lanes hold the rest of the same rows.
 #if defined(SBHAL_MMA_16X16X16)
 template <class T> struct MatrixUnit {
-  static constexpr int kElements = 4;
+  static constexpr int kElements = 4, kHeldRows = 4, kAcross = 16;
+  SBHAL_INLINE static constexpr int held(int e) { return e; }
+  SBHAL_INLINE static constexpr int element(int h) { return h; }
   SBHAL_INLINE static int row(int e) { return 4 * (lane() / 16) + e; }
   SBHAL_INLINE static int column(int) { return lane() % 16; }
 
@@ -48,7 +52,9 @@ template <class T> struct MatrixUnit {
 };
 #elif defined(SBHAL_MMA_16X8X16)
 template <class T> struct MatrixUnit {
-  static constexpr int kElements = 8;
+  static constexpr int kElements = 8, kHeldRows = 2, kAcross = 4;
+  SBHAL_INLINE static constexpr int held(int e) { return e % 4 / 2; }
+  SBHAL_INLINE static constexpr int element(int h) { return 2 * h; }
   SBHAL_INLINE static int row(int e) { return lane() / 4 + 8 * (e % 4 / 2); }
   SBHAL_INLINE static int column(int e) { return 2 * (lane() % 4) + e % 2 + 8 * (e / 4); }
 
@@ -76,8 +82,10 @@ template <class T> struct MatrixUnit {
 
 // Each lane sums a block of rows and columns, so that it reads less than two operands a product.
 template <class T> struct FloatUnit {
-  static constexpr int kElements = 256 / SBHAL_WAVE, kRows = 2, kColumns = kElements / 2, kAcross = 16 / kColumns;
-  SBHAL_INLINE static int row(int e) { return kRows * (lane() / kAcross) + e / kColumns; }
+  static constexpr int kElements = 256 / SBHAL_WAVE, kHeldRows = 2, kColumns = kElements / 2, kAcross = 16 / kColumns;
+  SBHAL_INLINE static constexpr int held(int e) { return e / kColumns; }
+  SBHAL_INLINE static constexpr int element(int h) { return h * kColumns; }
+  SBHAL_INLINE static int row(int e) { return kHeldRows * (lane() / kAcross) + e / kColumns; }
   SBHAL_INLINE static int column(int e) { return kColumns * (lane() % kAcross) + e % kColumns; }
 
   template <Stored a_stored, Stored b_stored> SBHAL_INLINE static void multiply(const T* a, int a_pitch, const T* b,
@@ -86,9 +94,9 @@ template <class T> struct FloatUnit {
     SBHAL_CONVERGE();
 #pragma unroll 4  // of all sixteen, compilers read the operands ahead and spill
     for (int k = 0; k < 16; ++k) {
-      float left[kRows], right[kColumns];
+      float left[kHeldRows], right[kColumns];
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) left[i] = to_float(operand<a_stored>(a, a_pitch, row(i * kColumns), k));
+      for (int i = 0; i < kHeldRows; ++i) left[i] = to_float(operand<a_stored>(a, a_pitch, row(i * kColumns), k));
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) right[j] = to_float(operand<b_stored>(b, b_pitch, k, column(j)));
 #pragma unroll

@@ -51,38 +51,23 @@ int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu
 
 // ---- softmax
 
-// A lane holds parts of kHeld rows of a tile: element e is of the row held(e), and element(h) is one of row h. The
-// kAcross neighbouring lanes hold the rest of the same rows.
-template <class Unit> struct RowLayout {
-  static constexpr int kHeld = Unit::kElements == 4 ? 4 : 2, kAcross = 16 * kHeld / Unit::kElements;
-  SBHAL_INLINE static constexpr int held(int e) { return Unit::kElements == 4 ? e : e % 4 / 2; }
-  SBHAL_INLINE static constexpr int element(int h) { return Unit::kElements == 4 ? h : 2 * h; }
-};
-template <class T> struct RowLayout<FloatUnit<T>> {
-  using Unit = FloatUnit<T>;
-  static constexpr int kHeld = Unit::kRows, kAcross = Unit::kAcross;
-  SBHAL_INLINE static constexpr int held(int e) { return e / Unit::kColumns; }
-  SBHAL_INLINE static constexpr int element(int h) { return h * Unit::kColumns; }
-};
-
 // The online softmax of a tile of rows; each lane keeps its own part of the sums until the end.
 template <class T> struct Softmax {
   using Unit = typename MmaTile<T>::Unit;
-  using Layout = RowLayout<Unit>;
-  float largest[Layout::kHeld], sum[Layout::kHeld];
+  float largest[Unit::kHeldRows], sum[Unit::kHeldRows];
 
   SBHAL_INLINE void reset() {
 #pragma unroll
-    for (int h = 0; h < Layout::kHeld; ++h) largest[h] = -kInfinity, sum[h] = 0;
+    for (int h = 0; h < Unit::kHeldRows; ++h) largest[h] = -kInfinity, sum[h] = 0;
   }
 
   // Scores become weights 2^(score - largest), `factor` what everything summed before is worth now.
   template <int count, class Sees> SBHAL_INLINE void weigh(MmaTile<T> (&scores)[count], float scale, bool whole,
-                                                           const Sees& sees, float (&factor)[Layout::kHeld],
+                                                           const Sees& sees, float (&factor)[Unit::kHeldRows],
                                                            T* weights) {
-    float reference[Layout::kHeld];
+    float reference[Unit::kHeldRows];
 #pragma unroll
-    for (int h = 0; h < Layout::kHeld; ++h) reference[h] = largest[h];
+    for (int h = 0; h < Unit::kHeldRows; ++h) reference[h] = largest[h];
 #pragma unroll
     for (int n = 0; n < count; ++n)
 #pragma unroll
@@ -90,12 +75,12 @@ template <class T> struct Softmax {
         float& score = scores[n].c[e];
         score *= scale;
         if (!whole && !sees(Unit::row(e), n * kTile + Unit::column(e))) score = -kInfinity;
-        reference[Layout::held(e)] = fmaxf(reference[Layout::held(e)], score);
+        reference[Unit::held(e)] = fmaxf(reference[Unit::held(e)], score);
       }
 #pragma unroll
-    for (int h = 0; h < Layout::kHeld; ++h) {
+    for (int h = 0; h < Unit::kHeldRows; ++h) {
       const float before = largest[h];
-      largest[h] = wave_max<Layout::kAcross>(reference[h]);
+      largest[h] = wave_max<Unit::kAcross>(reference[h]);
       reference[h] = largest[h] == -kInfinity ? 0.0f : largest[h];
       factor[h] = exp2f(before - reference[h]);
       sum[h] *= factor[h];
@@ -104,8 +89,8 @@ template <class T> struct Softmax {
     for (int n = 0; n < count; ++n)
 #pragma unroll
       for (int e = 0; e < Unit::kElements; ++e) {
-        const float weight = exp2f(scores[n].c[e] - reference[Layout::held(e)]);
-        sum[Layout::held(e)] += weight;
+        const float weight = exp2f(scores[n].c[e] - reference[Unit::held(e)]);
+        sum[Unit::held(e)] += weight;
         weights[Unit::row(e) * kWeightPitch + n * kTile + Unit::column(e)] = from_float<T>(weight);
       }
   }
@@ -121,7 +106,6 @@ template <class T, int columns> __global__ void __launch_bounds__(kThreads)
   constexpr int kTiles = kRows / kTile * SBHAL_WAVE / kThreads;     // of rows of a wavefront
   constexpr int kAtOnce = sizeof(T) == 4 || columns > 128 ? 2 : 4;  // packs, as registers allow
   using Unit = typename MmaTile<T>::Unit;
-  using Layout = RowLayout<Unit>;
   SBHAL_SHARED(T, q, kRows * kPitch);
   SBHAL_SHARED(T, kv, kSpan * kPitch);
   SBHAL_SHARED(T, weights, kRows * kWeightPitch);
@@ -189,12 +173,12 @@ template <class T, int columns> __global__ void __launch_bounds__(kThreads)
     for (int t = 0; t < kTiles; ++t) {
       if (row_of(t) >= rows) continue;
       const auto sees = [&](int row, int j) { return mask.from(position[row_of(t) + row]).has(first + j); };
-      float factor[Layout::kHeld];
+      float factor[Unit::kHeldRows];
       softmax[t].weigh(scores[t], p.scale, whole, sees, factor, weights + row_of(t) * kWeightPitch);
 #pragma unroll
       for (MmaTile<T>& tile : out[t])
 #pragma unroll
-        for (int e = 0; e < Unit::kElements; ++e) tile.c[e] *= factor[Layout::held(e)];
+        for (int e = 0; e < Unit::kElements; ++e) tile.c[e] *= factor[Unit::held(e)];
     }
 
 #pragma unroll
@@ -214,14 +198,14 @@ template <class T, int columns> __global__ void __launch_bounds__(kThreads)
   }
 
   const int64_t task = int64_t{row_block} * grid.heads + head;
-  float inverse[kTiles][Layout::kHeld];
+  float inverse[kTiles][Unit::kHeldRows];
 #pragma unroll
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
-    for (int h = 0; h < Layout::kHeld; ++h) {
-      const float sum = wave_sum<Layout::kAcross>(softmax[t].sum[h]), largest = softmax[t].largest[h];
+    for (int h = 0; h < Unit::kHeldRows; ++h) {
+      const float sum = wave_sum<Unit::kAcross>(softmax[t].sum[h]), largest = softmax[t].largest[h];
       inverse[t][h] = sum == 0 ? 0.0f : 1.0f / sum;
-      const int row = row_of(t) + Unit::row(Layout::element(h));
+      const int row = row_of(t) + Unit::row(Unit::element(h));
       if (row >= rows || Unit::column(0) != 0 || first_column != 0) continue;
       const Place at = place(row);
       float* stats = partial.stats + ((task * grid.splits + split) * kRows + row) * 2;
@@ -254,7 +238,7 @@ template <class T, int columns> __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int e = 0; e < Unit::kElements; ++e)
           q[(row_of(t) + Unit::row(e)) * kPitch + n + Unit::column(e)] =
-              from_float<T>(out[t][(column + n) / kTile].c[e] * inverse[t][Layout::held(e)]);
+              from_float<T>(out[t][(column + n) / kTile].c[e] * inverse[t][Unit::held(e)]);
     __syncthreads();
     unstage<kSlice, kRows>(q, o, first_column + column, result);
   }

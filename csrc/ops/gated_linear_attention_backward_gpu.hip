@@ -59,7 +59,7 @@ template <class T, bool backwards> __global__ void __launch_bounds__(kThreads, 2
     for (int j = 0; j < kJobs; ++j) {
       const int job = wave() + j * kWaves;
       for (int t = 0; t < kSpan; t += 16)
-        multiply<kExact, kExact, kInput, Stored::rows, Stored::rows>(
+        multiply_parts<kExact, kExact, kInput, Stored::rows, Stored::rows>(
             sums[j], Operand<E>{decayed + job / 4 * 16 * kSpanPitch + t, kSpanPitch, kPlane},
             Operand<E>{rows + t * (kColumns + 8) + job % 4 * 16, kColumns + 8, kRowsPlane});
     }
@@ -139,7 +139,7 @@ template <class T> struct Scores {
   SBHAL_INLINE void add_product(MmaTile<E>& to, int query, int key) const {
 #pragma unroll
     for (int i = 0; i < kTile; i += 16)
-      multiply<kSum, kSum, kSum, Stored::rows, Stored::columns>(to, rows(query, i), rows(key, i));
+      multiply_parts<kSum, kSum, kSum, Stored::rows, Stored::columns>(to, rows(query, i), rows(key, i));
   }
 
   SBHAL_INLINE void add(int half, const RunDecays& decays, const Run<T>& q, const Run<T>& k) const {
@@ -210,7 +210,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, Parts<T>::kSum) v
       for (int j = 0; j < kJobs; ++j) {
         const int job = wave() + j * kWaves;
         for (int c = 0; c < kTile; c += 16)
-          multiply<kSum, kSum, kSum, Stored::rows, Stored::rows>(
+          multiply_parts<kSum, kSum, kSum, Stored::rows, Stored::rows>(
               sums[i][j], levels.rows(job / 2, c), Operand<E>{state + c * kPitch + job % 2 * 16, kPitch, kStatePlane});
       }
       __syncthreads();
@@ -252,7 +252,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, Parts<T>::kSum) v
       for (int j = 0; j < kJobs; ++j) {
         const int job = wave() + j * kWaves, key = job / 2;
         for (int query = key; query < 4; ++query)
-          multiply<kSum, kSum, kInput, Stored::rows, Stored::rows>(
+          multiply_parts<kSum, kSum, kInput, Stored::rows, Stored::rows>(
               sums[i][j], Operand<E>{scores + score_block(query, key) * 16 * kScorePitch, kScorePitch, kScorePlane},
               Operand<E>{grads + query * 16 * kPitch + job % 2 * 16, kPitch, kOffersPlane});
       }

@@ -76,14 +76,16 @@ template <class E> struct Operand {
   int pitch, plane;
 };
 
-template <int a_parts, int b_parts, Stored a_stored, Stored b_stored, class E>
-SBHAL_INLINE void multiply_parts(MmaTile<E>& c, const Operand<E>& a, const Operand<E>& b) {
+// c += A B of operands in parts, to the precision that `precision` parts have.
+template <int precision, int a_parts, int b_parts, Stored a_stored, Stored b_stored, class E>
+SBHAL_INLINE void multiply_parts(MmaTile<E>& c, const Operand<E>& a, const Operand<E>& b SBHAL_SITE) {
 #pragma unroll
   for (int i = 0; i < a_parts; ++i)
 #pragma unroll
     for (int j = 0; j < b_parts; ++j)
-      if (i + j < 2)
-        c.template multiply<a_stored, b_stored>(a.data + i * a.plane, a.pitch, b.data + j * b.plane, b.pitch);
+      if (i + j < precision)
+        c.template multiply<a_stored, b_stored>(a.data + i * a.plane, a.pitch, b.data + j * b.plane,
+                                                b.pitch SBHAL_HERE);
 }
 
 // ---- rows in memory

@@ -213,18 +213,6 @@ SBHAL_INLINE float sum_run(const float (&paths)[kRun]) {
 // How many parts hold all of a float32.
 template <class T> constexpr int kExactParts = Parts<T>::kSum == 1 ? 1 : 3;
 
-// c += A B of operands in parts, to the precision that `precision` parts have.
-template <int precision, int a_parts, int b_parts, Stored a_stored, Stored b_stored, class E>
-SBHAL_INLINE void multiply(MmaTile<E>& c, const Operand<E>& a, const Operand<E>& b SBHAL_SITE) {
-#pragma unroll
-  for (int i = 0; i < a_parts; ++i)
-#pragma unroll
-    for (int j = 0; j < b_parts; ++j)
-      if (i + j < precision)
-        c.template multiply<a_stored, b_stored>(a.data + i * a.plane, a.pitch, b.data + j * b.plane,
-                                                b.pitch SBHAL_HERE);
-}
-
 // A block of rows, of `count` rows and `columns` columns that are there, as [rows][width] with zeros for the others.
 template <int parts, int rows, int width, class T, class E>
 SBHAL_INLINE void stage(const T* from, int64_t stride, int count, int columns, bool aligned, E* to) {

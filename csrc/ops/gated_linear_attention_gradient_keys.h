@@ -35,7 +35,7 @@ template <class T, int kSum> struct Levels {
   }
 
   template <Stored stored> SBHAL_INLINE void add_product(MmaTile<E>& to, int i, int channels, int tokens) const {
-    multiply<kSum, kSum, kSum, stored, Stored::columns>(
+    multiply_parts<kSum, kSum, kSum, stored, Stored::columns>(
         to, Operand<E>{scores + i * 16 * kScorePitch, kScorePitch, kScorePlane},
         Operand<E>{offers + channels * 16 * kSpanPitch + tokens * 16, kSpanPitch, kPlane});
   }
@@ -128,7 +128,7 @@ template <class T, int kSum> __global__ void __launch_bounds__(kThreads, Parts<T
     for (int j = 0; j < kJobs; ++j) {
       const int job = wave() + j * kWaves;
       for (int i = 0; i < kTile; i += 16)
-        multiply<kSum, kInput, kSum, Stored::rows, Stored::columns>(
+        multiply_parts<kSum, kInput, kSum, Stored::rows, Stored::columns>(
             sums[j], Operand<E>{rows + job / 2 * 16 * kPitch + i, kPitch, kRowsPlane},
             Operand<E>{state + job % 2 * 16 * kPitch + i, kPitch, kStatePlane});
     }
@@ -186,7 +186,7 @@ template <class T, int kSum> __global__ void __launch_bounds__(kThreads, Parts<T
         const int block = wave() + j * kWaves;
         if (block >= kBlocks) break;
         for (int i = 0; i < kTile; i += 16)
-          multiply<kSum, kInput, kInput, Stored::rows, Stored::columns>(
+          multiply_parts<kSum, kInput, kInput, Stored::rows, Stored::columns>(
               owned[j], Operand<E>{grads + query_block(block) * 16 * kPitch + i, kPitch, kRowsPlane},
               Operand<E>{values + key_block(block) * 16 * kPitch + i, kPitch, kRowsPlane});
       }

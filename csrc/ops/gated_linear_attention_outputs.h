@@ -115,7 +115,7 @@ template <class T> struct Outputs {
     for (int c = 0; c < S::kChannels; c += 16) {
       const Operand<E> columns = {states + Place::column() * S::kPitch + c, S::kPitch, S::kStatePlane};
       sums.each(heads, [&](MmaTile<E>& sum, int head) {
-        multiply_parts<Parts<T>::kInput, Parts<T>::kSum, Stored::rows, Stored::columns>(
+        multiply_parts<Parts<T>::kSum, Parts<T>::kInput, Parts<T>::kSum, Stored::rows, Stored::columns>(
             sum, Operand<E>{queries + head * kChunk * S::kPitch + c, S::kPitch, S::kQueryPlane}, columns);
       });
     }
@@ -140,7 +140,7 @@ template <class T> struct Outputs {
 
   SBHAL_INLINE void add_scores(Sums<T>& sums, int heads, const E* values) const {
     sums.each(heads, [&](MmaTile<E>& sum, int head) {
-      multiply_parts<Parts<T>::kInput, Parts<T>::kInput, Stored::rows, Stored::columns>(
+      multiply_parts<Parts<T>::kSum, Parts<T>::kInput, Parts<T>::kInput, Stored::rows, Stored::columns>(
           sum, Operand<E>{queries + head * kChunk * S::kPitch, S::kPitch, S::kQueryPlane}, Values<T>::operand(values));
     });
   }

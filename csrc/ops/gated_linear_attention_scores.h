@@ -83,8 +83,8 @@ template <class T> __global__ void __launch_bounds__(kScoreThreads)
         wave_sync();
 #pragma unroll
         for (int c = 0; c < kSlab; c += 16)
-          multiply_parts<1, 1, Stored::rows, Stored::columns>(sums[round], Operand<T>{queries + c, kPitch, 0},
-                                                              Operand<T>{decayed_keys + c, kPitch, 0});
+          multiply_parts<1, 1, 1, Stored::rows, Stored::columns>(sums[round], Operand<T>{queries + c, kPitch, 0},
+                                                                 Operand<T>{decayed_keys + c, kPitch, 0});
         wave_sync();
       }
     }

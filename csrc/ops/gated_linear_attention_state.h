@@ -110,7 +110,7 @@ template <class T, int kRowTiles> struct State {
         MmaTile<E>& t = tile[stage * kOwnStaged + own];
         const int row = Place::row_tile(own) * 16;
         t.each([&](int i, int, float& element) { element = decayed(element, total[row + i]); });
-        multiply_parts<Parts<T>::kSum, Parts<T>::kInput, Stored::rows, Stored::columns>(
+        multiply_parts<Parts<T>::kSum, Parts<T>::kSum, Parts<T>::kInput, Stored::rows, Stored::columns>(
             t, Operand<E>{keys + row * kTokenPitch, kTokenPitch, Keys<T>::kPlane}, Values<T>::operand(values));
       }
       __syncthreads();
