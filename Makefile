@@ -5,7 +5,8 @@ OUT ?= out
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
-NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.[ch]*' -o -name '*.txt')
+NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.h' -o -name '*.cpp' -o -name '*.hip' \
+  -o -name '*.cmake' -o -name '*.txt')
 SANITIZE := $(OUT)/sanitize
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
@@ -66,7 +67,7 @@ sim-full: race $(SANITIZE)/.installed  ## full conformance on every simulated de
 	  if [ $$seed = 1 ]; then env $(SANITIZED) $(SANITIZE)/venv/bin/sbhal $$run; else $(BIN)/sbhal $$run; fi; \
 	done; done
 
-gpu-check: $(VENV)/.dev  ## compile the GPU backends for every target and read the machine code; installs compilers
+gpu-check: $(VENV)/.dev  ## compile the GPU backends for every target and read the machine code; needs nvcc, installs the rest
 	tests/gpu/toolchains.sh
 	$(PIP) install -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/gpu/check.py --out $(OUT)/gpu

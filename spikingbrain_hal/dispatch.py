@@ -70,11 +70,11 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
             return _unserved(spec, args, device_type)
         try:
             outputs = allocate(*args)
+            if active.check_contents:
+                spec.check_contents(args)
             if found.run is not None:
                 found.run(*args, *outputs, 0, threads())
             else:
-                if active.check_contents:
-                    spec.check_contents(args)
                 launch(found, args, outputs, threads())
         except StrideError as error:
             return kernel(*_contiguous(spec, args, error))
@@ -105,6 +105,8 @@ def _launch_on(device_type: str) -> Callable[[Kernel, Sequence[Any], Sequence[Te
 
     def launch_there(kernel: Kernel, args: Sequence[Any], outputs: Sequence[Tensor], threads: int) -> None:
         device = args[0].device
+        if any(isinstance(a, Tensor) and a.device != device for a in args):
+            raise ValueError("the tensors are on several devices")  # the declaration says which
         with torch.cuda.device(device):
             launch(kernel, args, outputs, threads, int(torch.cuda.current_stream(device).cuda_stream))
 

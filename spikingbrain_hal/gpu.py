@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -40,13 +41,15 @@ def device_backend(package: str, name: str, vendor: str) -> Backend:
     """
 
     def probe() -> str | None:
-        problem = problem_of(f"{package}._native", name)
-        if problem:
-            return problem
-        found = torch_vendor()
+        if find_spec(f"{package}._native") is None:
+            return problem_of(f"{package}._native", name)
+        found = torch_vendor()  # before another vendor's runtime is loaded beside torch's
         if found != vendor:
             return f"this torch serves {found or 'no'} devices, not {vendor}'s"
-        return _native(package).problem() or None
+        try:
+            return problem_of(f"{package}._native", name) or _native(package).problem() or None
+        except RuntimeError as error:
+            return str(error)
 
     return _backend(name, vendor, "cuda", probe, lambda: _native(package), simulated=False)
 

@@ -131,9 +131,15 @@ SBHAL_INLINE float float_at(const Tensor& x, int64_t i) {
 
 // ---- sequences and their chunks
 
+// Entry n of the offsets; one that lies outside of the time axis leads nowhere else.
+SBHAL_INLINE int64_t offset_at(const Tensor& cu_seqlens, int64_t n, int64_t tokens) {
+  return max<int64_t>(0, min(index_at(cu_seqlens, n), tokens));
+}
+
 SBHAL_INLINE Sequence sequence_of(int64_t tokens, const Tensor& cu_seqlens, int64_t n) {
   if (!defined(cu_seqlens)) return {n, 0, tokens};
-  return {0, index_at(cu_seqlens, n), index_at(cu_seqlens, n + 1)};
+  const int64_t begin = offset_at(cu_seqlens, n, tokens);
+  return {0, begin, max(begin, offset_at(cu_seqlens, n + 1, tokens))};
 }
 
 // Tokens first + begin .. first + end - 1 of a batch row.
@@ -184,7 +190,7 @@ struct HalfDecays {
 
   SBHAL_INLINE static int half() { return static_cast<int>(threadIdx.x) / 16 % 2; }
   SBHAL_INLINE static int channel() {
-    return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 16;
+    return static_cast<int>(threadIdx.x) / (2 * 16) * 16 + static_cast<int>(threadIdx.x) % 16;
   }
 
   // 1 for tokens outside of the chunk's sequence, and everywhere unless `inside`.
@@ -228,7 +234,7 @@ constexpr int kZeroThreads = 256;
 
 template <class T> __global__ void __launch_bounds__(kZeroThreads)
     zero_tail_kernel(Tensor cu_seqlens, T* x, int64_t tokens, int64_t token_size) {
-  const int64_t begin = index_at(cu_seqlens, cu_seqlens.shape[0] - 1) * token_size;
+  const int64_t begin = offset_at(cu_seqlens, cu_seqlens.shape[0] - 1, tokens) * token_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kZeroThreads;
   for (int64_t i = begin + blockIdx.x * static_cast<int64_t>(kZeroThreads) + threadIdx.x; i < tokens * token_size;
        i += step)

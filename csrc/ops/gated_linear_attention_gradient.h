@@ -53,9 +53,7 @@ SBHAL_BOTH int64_t slots_of(const Sizes& s, const Tensor& cu_seqlens) {
 }
 
 // Where sequence n begins, or the one before it ends.
-SBHAL_INLINE int64_t offset(const Backward& p, int64_t n) {
-  return max<int64_t>(0, min(index_at(p.cu_seqlens, n), p.size.tokens));
-}
+SBHAL_INLINE int64_t offset(const Backward& p, int64_t n) { return offset_at(p.cu_seqlens, n, p.size.tokens); }
 SBHAL_INLINE int64_t first_slot(const Backward& p, int64_t n) {
   return defined(p.cu_seqlens) ? offset(p, n) / kSpan + n : n * ceil_div(p.size.tokens, kSpan);
 }

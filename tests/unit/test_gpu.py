@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spikingbrain_hal as hal
-from spikingbrain_hal import ops
+from spikingbrain_hal import dispatch, ops
 from spikingbrain_hal.errors import BackendUnavailable
 from spikingbrain_hal.gpu import device_backend, torch_vendor
 from spikingbrain_hal.selection import installed_backends, register_backend, unregister_backend
@@ -20,7 +20,7 @@ def test_a_backend_that_was_not_built_says_how_to_build_it(name):
 
 
 def test_devices_of_another_vendor_are_not_taken(monkeypatch):
-    monkeypatch.setattr("spikingbrain_hal.gpu.problem_of", lambda module, backend: None)
+    monkeypatch.setattr("spikingbrain_hal.gpu.find_spec", lambda module: module)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert device_backend("nowhere", "cuda", "NVIDIA").probe() == "this torch serves AMD devices, not NVIDIA's"
 
@@ -45,6 +45,12 @@ def test_the_vendor_of_cuda_devices_is_told_from_torch(monkeypatch, attributes, 
 def test_an_unknown_wavefront_is_a_reason(monkeypatch):
     monkeypatch.setenv("SBHAL_SIM_WAVE", "48")
     assert installed_backends()["sim"].backend.probe() == "SBHAL_SIM_WAVE is '48', expected one of 32, 64"
+
+
+def test_tensors_on_several_devices_are_refused_before_a_launch():
+    launch = dispatch._launch_on("cuda")
+    with pytest.raises(ValueError, match="several devices"):
+        launch(None, [torch.empty(1), torch.empty(1, device="meta")], [], 1)
 
 
 @pytest.fixture

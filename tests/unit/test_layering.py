@@ -58,7 +58,8 @@ def wavefront_sizes(root: Path) -> list[str]:
     """Wavefronts are 32 lanes on one device and 64 on the next: kernels use the dialect's words for them."""
     literal = r"[%/]\s*(?:32|64)\b|&\s*(?:31|63)\b|0xffffffff"
     bare = r"warpSize|__shfl|__ballot|__activemask|__syncwarp|__shared__"
-    return matches(rf"{literal}|{bare}", files(root, "csrc/ops/*_gpu.hip", "csrc/ops/*_gpu.h"))
+    kernels = [f for f in files(root, "csrc/ops/*") if f[0].suffix == ".hip" or '#include "gpu/' in f[1]]
+    return matches(rf"{literal}|{bare}", iter(kernels))
 
 
 def references_between_backends(root: Path) -> list[str]:
