@@ -22,6 +22,7 @@ FLOOR = 16.0  # roundings at working precision: 2 sqrt(n) at n = 64 terms, a blo
 STATE_BOUND = 2.0**-14
 EXCUSED_SHARE = 1e-4
 EXCUSED_EXTRA = 1
+EXCUSED_TIES = 3
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 WORKING_ROUNDOFF = 2.0**-24
 SMALLEST = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
@@ -85,7 +86,8 @@ def _judge_discrete(name: str, truth: Truth, got: Tensor) -> Judgement:
         count = int(wrong.sum())
         raise Mismatch(f"{name} is wrong in {count} of {got.numel()} decisions, first at {_place(wrong)}")
     excused = int((values != truth.expected[name]).sum())
-    allowed = EXCUSED_SHARE * got.numel() + EXCUSED_EXTRA
+    ambiguous = int((floor != ceiling).sum())  # ties, which are common among 16-bit numbers; each may fall either way
+    allowed = EXCUSED_SHARE * got.numel() + EXCUSED_EXTRA + min(ambiguous / 2, EXCUSED_TIES)
     if excused > allowed:
         raise Mismatch(
             f"{name} differs in {excused} of {got.numel()} decisions that rounding could explain, "

@@ -28,7 +28,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_SHARED = 48 * 1024
-MOST_SPILLED = 48  # bytes a thread, stored and loaded: without, kernels would leave room for half as many blocks
+MOST_SPILLED = 64  # bytes a thread, stored and loaded: without, kernels would leave room for half as many blocks
 MATRIX_KERNELS = ("gated_linear_attention", "gated_linear_attention_backward", "attention", "attention_backward")
 
 
