@@ -128,7 +128,8 @@ class OpSpec:
 
     Beside what its kernels need, it declares what is true of its results, which the conformance suite tests:
     ``magnitude`` names the inputs whose absolute values give, through the reference, the sum of absolute terms that
-    errors are measured against, and ``terms`` rewrites more of its arguments where a difference would hide terms;
+    errors are measured against; ``terms`` rewrites more of its arguments where a difference would hide terms, and gives
+    by an output's name what to add to that output's sum;
     ``linear`` maps an output to the inputs that it is jointly linear in; ``equivalent``
     pairs attribute settings that must give the same results.
     """

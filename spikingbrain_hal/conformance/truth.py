@@ -55,11 +55,13 @@ def in_float64(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
     return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
 
 
-def in_absolute_value(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
-    """The arguments that the sum of absolute terms is the reference's result for."""
+def sums_of_absolute_terms(spec: OpSpec, args: Sequence[Any]) -> Named:
+    """The reference's results on absolute values, plus the terms that the declaration adds for an output."""
     a = spec.bind(args)
     a |= {n: a[n].abs() for n in spec.magnitude if a[n] is not None}
-    return list({**a, **(spec.terms(a) if spec.terms else {})}.values())
+    terms = spec.terms(a) if spec.terms else {}
+    found = named_results(spec, spec.reference, list((a | {n: terms.get(n, a[n]) for n in a}).values()))
+    return found | {n: found[n].abs() + terms[n] for n in spec.outputs if n in terms}
 
 
 def truth(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
@@ -77,7 +79,7 @@ def reference_truth(spec: OpSpec, args: Sequence[Any]) -> Truth:
         return Truth(
             expected=named_results(spec, spec.reference, wide),
             base=named_results(spec, spec.reference, args),
-            magnitude=named_results(spec, spec.reference, in_absolute_value(spec, wide)),
+            magnitude=sums_of_absolute_terms(spec, wide),
             saved=_saved_dtype(spec, args),
         )
 

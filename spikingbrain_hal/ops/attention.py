@@ -98,16 +98,21 @@ def flops(a: Mapping[str, Any]) -> float:
     return float(2 * b * hq * pairs * (d + dv))
 
 
+def _largest_score(a: Mapping[str, Any]) -> float:
+    """A bound on the sum of the absolute terms of any score."""
+    if not a["q"].numel() or not a["k"].numel():
+        return 0.0
+    q, k = (float(a[name].norm(dim=-1).max()) for name in ("q", "k"))
+    return abs(float(a["scale"])) * q * k
+
+
 def _amplification(a: Mapping[str, Any]) -> float:
     """What exp makes of rounding: an error in proportion to a score's terms becomes one in proportion to the weight."""
-    if not a["q"].numel() or not a["k"].numel():
-        return 1.0
-    largest = [float(a[name].norm(dim=-1).max()) for name in ("q", "k")]
-    return 1.0 + abs(float(a["scale"])) * largest[0] * largest[1] / 16
+    return 1.0 + _largest_score(a) / 16
 
 
-def _terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {"v": _amplification(a) * a["v"]}
+def _terms(a: Mapping[str, Any]) -> dict[str, Any]:
+    return {"v": _amplification(a) * a["v"], "lse": _largest_score(a)}
 
 
 def _backward_terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
