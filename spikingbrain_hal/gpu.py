@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+from platform import machine
 from typing import Any
 
 import torch
@@ -31,13 +33,14 @@ def torch_vendor() -> str:
     return "NVIDIA" if torch.version.cuda else ""
 
 
-def device_backend(package: str, name: str, vendor: str) -> Backend:
+def device_backend(package: str, name: str, vendor: str, refuse: Callable[[], str | None] = lambda: None) -> Backend:
     """A backend for a vendor's GPUs.
 
     Args:
         package: The backend's package, which holds ``_native`` when it was built.
         name: The backend's name.
         vendor: As :func:`torch_vendor` calls it.
+        refuse: Why the devices that torch sees cannot be used, asked before the native module is loaded.
     """
 
     def probe() -> str | None:
@@ -47,7 +50,7 @@ def device_backend(package: str, name: str, vendor: str) -> Backend:
         if found != vendor:
             return f"this torch serves {found or 'no'} devices, not {vendor}'s"
         try:
-            return problem_of(f"{package}._native", name) or _native(package).problem() or None
+            return refuse() or problem_of(f"{package}._native", name) or _native(package).problem() or None
         except RuntimeError as error:
             return str(error)
 
@@ -66,11 +69,20 @@ def simulated_backend(package: str, name: str, vendor: str, module: Callable[[],
 
     def probe() -> str | None:
         try:
-            return problem_of(f"{package}.{module()}", name)
+            return _processor_problem() or problem_of(f"{package}.{module()}", name)
         except ValueError as error:
             return str(error)
 
     return _backend(name, vendor, "cpu", probe, lambda: _native(package, module()), simulated=True)
+
+
+def _processor_problem() -> str | None:
+    """Why this processor cannot run the simulation, which is compiled for x86-64-v3 or any aarch64."""
+    if machine() not in ("x86_64", "AMD64"):
+        return None
+    listed = Path("/proc/cpuinfo").read_text().split()
+    missing = [name for name in ("avx2", "bmi2", "f16c", "fma") if name not in listed]
+    return f"simulated devices need a processor with {', '.join(missing)}" if missing else None
 
 
 def _native(package: str, module: str = "_native") -> Any:

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "gpu/properties.h"
+
 #define SBHAL_WAVE 32
 #define SBHAL_MMA_16X8X16 1
 #define SBHAL_DEVICE static __device__ __forceinline__
@@ -27,7 +29,6 @@ SBHAL_DEVICE uint16_t float_to_bf16(float value) {
 constexpr unsigned kAllLanes = 0xffffffffu;
 template <class T> SBHAL_DEVICE T shuffle(T v, int from) { return __shfl_sync(kAllLanes, v, from); }
 template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(kAllLanes, v, mask); }
-template <class T> SBHAL_DEVICE T shuffle_up(T v, int by) { return __shfl_up_sync(kAllLanes, v, by); }
 SBHAL_DEVICE uint64_t ballot(bool yes) { return __ballot_sync(kAllLanes, yes); }
 SBHAL_DEVICE void wave_sync() { __syncwarp(); }
 
@@ -53,18 +54,11 @@ inline const char* text(cudaError_t error) { return error == cudaSuccess ? nullp
 inline const char* last_launch_error() { return text(cudaGetLastError()); }
 inline const char* count_devices(int* count) { return text(cudaGetDeviceCount(count)); }
 
-struct Device {
-  char name[256];
-  int wave, shared_memory, multiprocessors, major, minor;
-  int64_t memory;
-};
 inline const char* describe_device(int index, Device* out) {
   cudaDeviceProp p;
   if (const char* problem = text(cudaGetDeviceProperties(&p, index))) return problem;
-  __builtin_memcpy(out->name, p.name, sizeof(p.name));
-  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
-  out->multiprocessors = p.multiProcessorCount, out->major = p.major, out->minor = p.minor;
-  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  copy_properties(p, out);
+  out->major = p.major, out->minor = p.minor;
   return nullptr;
 }
 // Why the device cannot run a kernel of this module.

@@ -13,8 +13,6 @@
 
 #include <cstdint>
 
-#include "gpu/site.h"
-
 #define SBHAL_WAVE 64
 #define SBHAL_MMA_16X16X16 1
 #ifdef __MACA_ARCH__
@@ -22,26 +20,14 @@
 #endif
 #define SBHAL_DEVICE static __device__ __forceinline__
 
+#include "gpu/float16.h"
+#include "gpu/properties.h"
+#include "gpu/site.h"
+
 namespace sbhal {
 namespace vendor {
 
 // ---- device code
-
-template <class To, class From> SBHAL_DEVICE To cast(From from) {
-  static_assert(sizeof(To) == sizeof(From), "of one size");
-  To to;
-  __builtin_memcpy(&to, &from, sizeof(to));
-  return to;
-}
-SBHAL_DEVICE float as_float(uint32_t bits) { return cast<float>(bits); }
-SBHAL_DEVICE uint32_t as_bits(float value) { return cast<uint32_t>(value); }
-SBHAL_DEVICE float f16_to_float(uint16_t bits) { return static_cast<float>(cast<_Float16>(bits)); }
-SBHAL_DEVICE uint16_t float_to_f16(float value) { return cast<uint16_t>(static_cast<_Float16>(value)); }
-SBHAL_DEVICE uint16_t float_to_bf16(float value) {
-  const uint32_t bits = as_bits(value);
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 constexpr uint64_t kAllLanes = ~uint64_t{0};  // a mask of 32 bits would cut the wavefront in half
 template <class T> SBHAL_DEVICE T shuffle(T v, int from SBHAL_SITE) {
@@ -49,9 +35,6 @@ template <class T> SBHAL_DEVICE T shuffle(T v, int from SBHAL_SITE) {
 }
 template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask SBHAL_SITE) {
   return __shfl_xor_sync(kAllLanes, v, mask SBHAL_HERE);
-}
-template <class T> SBHAL_DEVICE T shuffle_up(T v, int by SBHAL_SITE) {
-  return __shfl_up_sync(kAllLanes, v, by SBHAL_HERE);
 }
 SBHAL_DEVICE uint64_t ballot(bool yes SBHAL_SITE) { return __ballot_sync(kAllLanes, yes SBHAL_HERE); }
 SBHAL_DEVICE void wave_sync(SBHAL_ONLY_SITE) { __syncwarp(SBHAL_ONLY_HERE); }
@@ -81,11 +64,6 @@ inline const char* text(SBHAL_RUNTIME(Error_t) error) {
 inline const char* last_launch_error() { return text(SBHAL_RUNTIME(GetLastError)()); }
 inline const char* count_devices(int* count) { return text(SBHAL_RUNTIME(GetDeviceCount)(count)); }
 
-struct Device {
-  char name[256];
-  int wave, shared_memory, multiprocessors, major, minor;
-  int64_t memory;
-};
 #ifdef SBHAL_CU_BRIDGE
 using DeviceProperties = cudaDeviceProp;
 #else
@@ -94,10 +72,7 @@ using DeviceProperties = mcDeviceProp_t;
 inline const char* describe_device(int index, Device* out) {
   DeviceProperties p;
   if (const char* problem = text(SBHAL_RUNTIME(GetDeviceProperties)(&p, index))) return problem;
-  __builtin_memcpy(out->name, p.name, sizeof(out->name) < sizeof(p.name) ? sizeof(out->name) : sizeof(p.name));
-  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
-  out->multiprocessors = p.multiProcessorCount;
-  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  copy_properties(p, out);
   return nullptr;
 }
 inline const char* check_kernel(const void*) { return nullptr; }

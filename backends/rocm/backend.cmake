@@ -17,3 +17,8 @@ if(NOT SBHAL_AMDHIP)
 endif()
 # hipcc takes NVIDIA's compiler, where there is one, unless told otherwise
 sbhal_gpu_module(rocm "${CMAKE_COMMAND};-E;env;HIP_PLATFORM=amd;${SBHAL_HIPCC}" "${flags}" "${SBHAL_AMDHIP}")
+
+# The Python side compares them with the devices before HIP is touched.
+string(REPLACE ";" "\", \"" targets "${SBHAL_ROCM_ARCHS}")
+file(WRITE "${CMAKE_BINARY_DIR}/rocm/_built.py" "targets = [\"${targets}\"]\n")
+install(FILES "${CMAKE_BINARY_DIR}/rocm/_built.py" DESTINATION "${SBHAL_INSTALL_DIR}/rocm")

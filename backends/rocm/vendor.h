@@ -20,24 +20,16 @@
 #endif
 #define SBHAL_DEVICE static __device__ __forceinline__
 
+#include "gpu/float16.h"
+#include "gpu/properties.h"
+
 namespace sbhal {
 namespace vendor {
 
 // ---- device code
 
-SBHAL_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
-SBHAL_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
-SBHAL_DEVICE float f16_to_float(uint16_t bits) { return static_cast<float>(__builtin_bit_cast(_Float16, bits)); }
-SBHAL_DEVICE uint16_t float_to_f16(float value) { return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value)); }
-SBHAL_DEVICE uint16_t float_to_bf16(float value) {
-  const uint32_t bits = as_bits(value);
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 template <class T> SBHAL_DEVICE T shuffle(T v, int from) { return __shfl(v, from); }
 template <class T> SBHAL_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor(v, mask); }
-template <class T> SBHAL_DEVICE T shuffle_up(T v, int by) { return __shfl_up(v, static_cast<unsigned>(by)); }
 SBHAL_DEVICE uint64_t ballot(bool yes) { return __ballot(yes); }
 SBHAL_DEVICE void wave_sync() {
   __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
@@ -74,18 +66,11 @@ inline const char* text(hipError_t error) { return error == hipSuccess ? nullptr
 inline const char* last_launch_error() { return text(hipGetLastError()); }
 inline const char* count_devices(int* count) { return text(hipGetDeviceCount(count)); }
 
-struct Device {
-  char name[256];
-  int wave, shared_memory, multiprocessors, major, minor;
-  int64_t memory;
-};
 inline const char* describe_device(int index, Device* out) {
   hipDeviceProp_t p;
   if (const char* problem = text(hipGetDeviceProperties(&p, index))) return problem;
-  __builtin_memcpy(out->name, p.name, sizeof(p.name));
-  out->wave = p.warpSize, out->shared_memory = static_cast<int>(p.sharedMemPerBlock);
-  out->multiprocessors = p.multiProcessorCount, out->major = p.major, out->minor = p.minor;
-  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  copy_properties(p, out);
+  out->major = p.major, out->minor = p.minor;
   return nullptr;
 }
 // Why the device cannot run a kernel of this module.

@@ -1,46 +1,22 @@
 // The simulated device's side of the dialect: csrc/simt under the names that csrc/gpu asks of a vendor.
 //
-// Its wavefront of 32 has the matrix unit of pairs of k; that of 64 has none, so that the products in float32 which
-// devices without matrix units run are tested too.
+// Its wavefront of 32 has the matrix unit of pairs of k unless it is built without; that of 64 has none, so that the
+// products in float32 which devices without matrix units run are tested too.
 #pragma once
 #include <cmath>
 
-#include "simt/simt.h"
-
 #define SBHAL_WAVE SBHAL_SIMT_WAVE
-#if SBHAL_SIMT_WAVE == 32
+#define SBHAL_DEVICE inline
+#if SBHAL_SIMT_WAVE == 32 && !defined(SBHAL_SIM_WITHOUT_MATRIX_UNITS)
 #define SBHAL_MMA_16X8X16 1
 #endif
 
+#include "gpu/float16.h"
+#include "gpu/properties.h"
+#include "simt/simt.h"
+
 namespace sbhal {
 namespace vendor {
-
-inline float as_float(uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-inline uint32_t as_bits(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits;
-}
-inline float f16_to_float(uint16_t bits) {
-  _Float16 value;
-  __builtin_memcpy(&value, &bits, 2);
-  return static_cast<float>(value);
-}
-inline uint16_t float_to_f16(float value) {
-  const _Float16 rounded = static_cast<_Float16>(value);
-  uint16_t bits;
-  __builtin_memcpy(&bits, &rounded, 2);
-  return bits;
-}
-inline uint16_t float_to_bf16(float value) {
-  const uint32_t bits = as_bits(value);
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 template <class T> T shuffle(T v, int from, simt::Site site) {
   T got;
@@ -49,9 +25,6 @@ template <class T> T shuffle(T v, int from, simt::Site site) {
 }
 inline int lane() { return static_cast<int>(threadIdx.x) % SBHAL_WAVE; }
 template <class T> T shuffle_xor(T v, int mask, simt::Site site) { return shuffle(v, lane() ^ mask, site); }
-template <class T> T shuffle_up(T v, int by, simt::Site site) {
-  return shuffle(v, lane() < by ? lane() : lane() - by, site);
-}
 inline uint64_t ballot(bool yes, simt::Site site) { return simt::ballot(yes, site); }
 inline void wave_sync(simt::Site site) { simt::wave_sync(site); }
 
@@ -67,11 +40,6 @@ inline const char* count_devices(int* count) {
   return nullptr;
 }
 
-struct Device {
-  char name[64];
-  int wave, shared_memory, multiprocessors, major, minor;
-  int64_t memory;
-};
 inline const char* describe_device(int, Device* out) {
   *out = {"GPU simulated on a CPU", SBHAL_WAVE, 48 * 1024, 1, 0, 0, 0};
   return nullptr;

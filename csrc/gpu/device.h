@@ -4,14 +4,9 @@
 #include <string>
 
 #include "core/tensor.h"
+#include "properties.h"
 
 namespace sbhal {
-
-struct DeviceInfo {
-  std::string name;
-  int wave, shared_memory, multiprocessors, major, minor;
-  int64_t memory;
-};
 
 // Why this module can use no device, empty if it can.
 std::string device_problem();
@@ -19,7 +14,7 @@ std::string device_problem();
 int device_count();
 
 // Raises std::runtime_error if there is no such device.
-DeviceInfo device_info(int index);
+Device device_info(int index);
 
 int driver_version();
 

@@ -24,7 +24,7 @@ std::string device_problem() {
   if (const char* problem = count(&devices)) return problem;
   if (devices == 0) return "there is no device";
   if (const char* problem = vendor::check_kernel(reinterpret_cast<const void*>(&nothing)))
-    return device_info(0).name + ": " + problem;
+    return std::string(device_info(0).name) + ": " + problem;
   return "";
 }
 
@@ -34,10 +34,10 @@ int device_count() {
   return devices;
 }
 
-DeviceInfo device_info(int index) {
-  vendor::Device d = {};
-  if (const char* problem = vendor::describe_device(index, &d)) throw std::runtime_error(problem);
-  return {d.name, d.wave, d.shared_memory, d.multiprocessors, d.major, d.minor, d.memory};
+Device device_info(int index) {
+  Device device = {};
+  if (const char* problem = vendor::describe_device(index, &device)) throw std::runtime_error(problem);
+  return device;
 }
 
 int driver_version() {

@@ -38,18 +38,22 @@ template <> SBHAL_INLINE float from_float<float>(float x) { return x; }
 template <> SBHAL_INLINE bf16 from_float<bf16>(float x) { return {vendor::float_to_bf16(x)}; }
 template <> SBHAL_INLINE f16 from_float<f16>(float x) { return {vendor::float_to_f16(x)}; }
 
+// ---- offsets and lengths, which the host cannot read
+
+// Entry n; one that lies outside of an axis of `most` leads nowhere else.
+template <class I> SBHAL_INLINE I index_within(const Tensor& t, int64_t n, I most) {
+  return static_cast<I>(max<int64_t>(0, min<int64_t>(most, index_at(t, n))));
+}
+
 // ---- wavefronts. Every lane of the wavefront must make the call. Values are float, int32_t or uint32_t.
 
 SBHAL_INLINE int lane() { return static_cast<int>(threadIdx.x) % SBHAL_WAVE; }
 SBHAL_INLINE int wave() { return static_cast<int>(threadIdx.x) / SBHAL_WAVE; }
-SBHAL_INLINE int waves() { return static_cast<int>(blockDim.x) / SBHAL_WAVE; }
 
 template <class T> SBHAL_INLINE T shuffle(T v, int from SBHAL_SITE) { return vendor::shuffle(v, from SBHAL_HERE); }
 template <class T> SBHAL_INLINE T shuffle_xor(T v, int mask SBHAL_SITE) {
   return vendor::shuffle_xor(v, mask SBHAL_HERE);
 }
-// The value of the lane `by` below; a lane with none below keeps its own.
-template <class T> SBHAL_INLINE T shuffle_up(T v, int by SBHAL_SITE) { return vendor::shuffle_up(v, by SBHAL_HERE); }
 // Bit i is lane i's.
 SBHAL_INLINE uint64_t ballot(bool yes SBHAL_SITE) { return vendor::ballot(yes SBHAL_HERE); }
 // Orders the wavefront's own reads and writes of memory.

@@ -16,7 +16,7 @@ PyObject* launch(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t 
 }
 
 py::dict describe(int index) {
-  const DeviceInfo d = device_info(index);
+  const Device d = device_info(index);
   py::dict out;
   out["name"] = d.name;
   out["wavefront"] = d.wave;

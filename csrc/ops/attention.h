@@ -65,6 +65,10 @@ inline void check_lse(const char* name, const Tensor& t, const Shape& s) {
   check_dtype(name, t, DType::f32);
 }
 
+SBHAL_BOTH float lse_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
+  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
+}
+
 }  // namespace
 }  // namespace SBHAL_ISA
 }  // namespace sbhal

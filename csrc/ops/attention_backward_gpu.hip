@@ -35,10 +35,6 @@ struct RowValues {
   float *lse, *delta;  // exponent of 2 (+inf where no key is seen), and sum(grad_o * o) - grad_lse
 };
 
-SBHAL_INLINE float log_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
-  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
-}
-
 template <class T> __global__ void __launch_bounds__(kThreads)
     prepare(Shape s, View o, View grad_o, Tensor lse, Tensor grad_lse, RowValues values) {
   constexpr int kPack = 16 / sizeof(T);
@@ -50,17 +46,18 @@ template <class T> __global__ void __launch_bounds__(kThreads)
   if (there && grad_o.data) {
     const T *left = row_at<const T>(o, {b, i, h}), *right = row_at<const T>(grad_o, {b, i, h});
     for (int n = static_cast<int>(threadIdx.x) % kRowLanes * kPack; n < o.columns; n += kRowLanes * kPack) {
-      const Pack<T, kPack> a = load_part<kPack>(left + n, o.columns - n, o.packs);
-      const Pack<T, kPack> c = load_part<kPack>(right + n, o.columns - n, grad_o.packs);
+      T a[kPack], c[kPack];
+      load_part(left + n, o.columns - n, o.aligned, a);
+      load_part(right + n, o.columns - n, grad_o.aligned, c);
 #pragma unroll
-      for (int e = 0; e < kPack; ++e) dot += to_float(a.at[e]) * to_float(c.at[e]);
+      for (int e = 0; e < kPack; ++e) dot += to_float(a[e]) * to_float(c[e]);
     }
   }
   dot = wave_sum<kRowLanes>(dot);
   if (!there || threadIdx.x % kRowLanes != 0) return;
-  const float log = log_at(lse, b, h, i);
+  const float log = lse_at(lse, b, h, i);
   values.lse[row] = log == -kInfinity ? kInfinity : log * static_cast<float>(kLog2e);
-  values.delta[row] = dot - (defined(grad_lse) ? log_at(grad_lse, b, h, i) : 0.0f);
+  values.delta[row] = dot - (defined(grad_lse) ? lse_at(grad_lse, b, h, i) : 0.0f);
 }
 
 struct Gradients {

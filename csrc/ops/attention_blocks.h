@@ -25,16 +25,13 @@ struct View {
   void* data;
   int64_t stride[3];
   int columns;
-  bool packs;  // every row starts on 16 bytes
+  bool aligned;  // every row starts on 16 bytes
 };
 
 inline View view_of(const Tensor& t) {
   if (!defined(t)) return {};
   const int64_t size = t.dtype == DType::f32 ? 4 : 2;
-  View view = {
-      t.data, {t.stride[0], t.stride[1], t.stride[2]}, static_cast<int>(t.shape[3]), packs_at(t, size, 16 / size)};
-  for (int d = 0; d < 3; ++d) view.packs = view.packs && (t.shape[d] <= 1 || t.stride[d] * size % 16 == 0);
-  return view;
+  return {t.data, {t.stride[0], t.stride[1], t.stride[2]}, static_cast<int>(t.shape[3]), rows_aligned(t, size)};
 }
 
 template <class T> SBHAL_INLINE T* row_at(const View& x, const Place& at) {
@@ -93,11 +90,6 @@ template <Axis axis> inline int64_t most_blocks(const Shape& s, int64_t size) {
   return s.ragged ? units<axis>(s) / size + s.sequences + 1 : s.batch * ceil_div(units<axis>(s), size);
 }
 
-// Entry n of offsets or lengths; those that lie outside of the axis lead nowhere else.
-SBHAL_INLINE Index index_within(const Tensor& t, int64_t n, int64_t most) {
-  return static_cast<Index>(max<int64_t>(0, min(most, index_at(t, n))));
-}
-
 template <Axis axis> SBHAL_INLINE Sequence sequence_at(const Problem& p, Index n) {
   const Shape& s = p.shape;
   const Index queries = static_cast<Index>(s.queries), keys = static_cast<Index>(s.keys);
@@ -115,7 +107,8 @@ template <Axis axis> SBHAL_INLINE Block block_at(const Problem& p, Index number,
   const Shape& s = p.shape;
   const Tensor& offsets = axis == Axis::rows ? p.cu_q : p.cu_k;
   const Index each = axis == Axis::rows ? static_cast<Index>(s.group) : 1;
-  const auto first_block = [&](Index n) { return index_within(offsets, n, units<axis>(s) / each) * each / size + n; };
+  const Index most = static_cast<Index>(units<axis>(s)) / each;
+  const auto first_block = [&](Index n) { return index_within(offsets, n, most) * each / size + n; };
   Index n = 0, first = 0;
   if (s.ragged) {
     for (Index last = static_cast<Index>(s.sequences); n < last;) {
@@ -161,16 +154,6 @@ template <class T, int count> SBHAL_INLINE bool is_special(const Pack<T, count>&
   return special;
 }
 
-// The next `left` of a row, at most a pack, and zeros.
-template <int count, class T> SBHAL_INLINE Pack<T, count> load_part(const T* p, int left, bool packs) {
-  if (packs && left >= count) return load_pack<count>(p);
-  Pack<T, count> part = {};
-#pragma unroll
-  for (int e = 0; e < count; ++e)
-    if (e < left) part.at[e] = p[e];
-  return part;
-}
-
 // Copies columns [column, column + slice) of `count` rows to shared memory, zeros where there is none; row_of(i) is row
 // i or null. Returns whether this thread, asked to look, saw a value that is not finite. It reads at_once packs before
 // it writes them: as many as hide the latency for what passes by, few for what is rarely copied and should not keep
@@ -188,7 +171,7 @@ SBHAL_INLINE bool stage(T* to, const View& x, int column, const RowOf& row_of, b
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       const T* row = row_of(down + i * kDown);
-      if (row) packs[i] = load_part<kPack>(row + column, x.columns - column, x.packs);
+      if (row) load_part(row + column, x.columns - column, x.aligned, packs[i].at);
     }
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
@@ -205,16 +188,10 @@ SBHAL_INLINE void unstage(const T* from, const View& x, int column, const RowOf&
   constexpr int kPack = 16 / sizeof(T), kAcross = slice / kPack;
   const int across = static_cast<int>(threadIdx.x) % kAcross;
   column += across * kPack;
-  const int left = max(0, min(kPack, x.columns - column));
   for (int i = static_cast<int>(threadIdx.x) / kAcross; i < count; i += kThreads / kAcross) {
     const Pack<T, kPack> pack = load_pack<kPack>(from + i * (slice + kPad) + across * kPack);
     T* row = row_of(i);
-    if (row && left == kPack && x.packs)
-      store_pack(row + column, pack);
-    else if (row)
-#pragma unroll
-      for (int e = 0; e < kPack; ++e)
-        if (e < left) row[column + e] = pack.at[e];
+    if (row) store_part(row + column, x.columns - column, x.aligned, pack.at);
   }
 }
 

@@ -115,10 +115,6 @@ template <class T> SBHAL_INLINE const T* row_at(const Tensor& t, int64_t b, int6
   return static_cast<const T*>(t.data) + b * t.stride[0] + i * t.stride[1] + h * t.stride[2];
 }
 
-inline float lse_at(const Tensor& t, int64_t b, int64_t h, int64_t i) {
-  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
-}
-
 // Rows of q or grad_o, times `factor`: zeros where the tensor is absent, or where `lse` says that no key is seen.
 // Returns whether every value is finite.
 template <class T> bool pack_query_rows(const Tensor& x, const Mask& mask, int64_t head, Range rows, int64_t columns,

@@ -166,7 +166,7 @@ template <class T> struct Scores {
   }
 };
 
-template <class T> __global__ void __launch_bounds__(kThreads, Parts<T>::kSum) values(Backward p) {
+template <class T> __global__ void __launch_bounds__(kThreads, kResident<T>) values(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput, kSum = Parts<T>::kSum;
   constexpr int kOffersPlane = Scores<T>::kPlane, kStatePlane = kTile * kPitch;
@@ -272,8 +272,8 @@ template <class T> __global__ void __launch_bounds__(kThreads, Parts<T>::kSum) v
 #pragma unroll
     for (int e = 0; e < 8; ++e) out[e] = from_float<T>(results[token * kResultPitch + c + e]);
     if (token < span.written)
-      store_eight(row_of<T>(p.grad_v, span.batch, span.first + token, at.head) + column + c, min(V - column - c, 8),
-                  p.grad_v_aligned, out);
+      store_part(row_of<T>(p.grad_v, span.batch, span.first + token, at.head) + column + c, min(V - column - c, 8),
+                 p.grad_v_aligned, out);
     __syncthreads();
   }
 }
@@ -317,8 +317,8 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
   const int64_t tiles = ceil_div(s.K, kTile);
   with_float(q.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
-    p.v_aligned = rows_aligned<T>(v), p.grad_o_aligned = rows_aligned<T>(grad_o);
-    p.grad_v_aligned = rows_aligned<T>(grad_v);
+    p.v_aligned = rows_aligned(v, sizeof(T)), p.grad_o_aligned = rows_aligned(grad_o, sizeof(T));
+    p.grad_v_aligned = rows_aligned(grad_v, sizeof(T));
     const int64_t blocks = pairs * tiles * ceil_div(s.V, kColumns);
     launch_kernel("gated_linear_attention_backward: states", add_to_states<T, false>, blocks, kThreads, launch, p);
     launch_kernel("gated_linear_attention_backward: their gradients", add_to_states<T, true>, blocks, kThreads, launch,

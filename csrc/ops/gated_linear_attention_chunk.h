@@ -7,20 +7,13 @@
 #include "gated_linear_attention.h"
 #include "gpu/gpu.h"
 #include "gpu/mma.h"
+#include "gpu/pack.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
 constexpr int kChunk = 16, kHalf = kChunk / 2;
-
-// Copies between memory and registers of what starts on 16 bytes.
-template <class T, int count> SBHAL_INLINE void read_aligned(const void* from, T (&x)[count]) {
-  __builtin_memcpy(x, __builtin_assume_aligned(from, 16), sizeof(x));
-}
-template <class T, int count> SBHAL_INLINE void write_aligned(void* to, const T (&x)[count]) {
-  __builtin_memcpy(__builtin_assume_aligned(to, 16), x, sizeof(x));
-}
 
 // ---- numbers as matrix units take them
 
@@ -94,34 +87,6 @@ template <class T> SBHAL_INLINE T* row_of(const Tensor& x, int64_t batch, int64_
   return static_cast<T*>(x.data) + batch * x.stride[0] + token * x.stride[1] + head * x.stride[2];
 }
 
-// Whether every row of x, of elements T, starts on 16 bytes. For the host: kernels keep tensors out of registers if
-// they index strides by a variable.
-template <class T> bool rows_aligned(const Tensor& x) {
-  uint64_t bits = reinterpret_cast<uint64_t>(x.data);
-  for (int i = 0; i + 1 < x.ndim; ++i) bits |= static_cast<uint64_t>(x.stride[i]) * sizeof(T);
-  return bits % 16 == 0;
-}
-
-// Eight elements of a row, of which `count` are there; the others are 0.
-template <class T> SBHAL_INLINE void load_eight(const T* from, int count, bool aligned, T (&x)[8]) {
-  if (aligned && count >= 8) {
-    read_aligned(from, x);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = i < count ? from[i] : from_float<T>(0);
-  }
-}
-
-template <class T> SBHAL_INLINE void store_eight(T* to, int count, bool aligned, const T (&x)[8]) {
-  if (aligned && count >= 8) {
-    write_aligned(to, x);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (i < count) to[i] = x[i];
-  }
-}
-
 // Element i of a tensor of any float dtype.
 SBHAL_INLINE float float_at(const Tensor& x, int64_t i) {
   if (x.dtype == DType::f32) return static_cast<const float*>(x.data)[i];
@@ -131,15 +96,10 @@ SBHAL_INLINE float float_at(const Tensor& x, int64_t i) {
 
 // ---- sequences and their chunks
 
-// Entry n of the offsets; one that lies outside of the time axis leads nowhere else.
-SBHAL_INLINE int64_t offset_at(const Tensor& cu_seqlens, int64_t n, int64_t tokens) {
-  return max<int64_t>(0, min(index_at(cu_seqlens, n), tokens));
-}
-
 SBHAL_INLINE Sequence sequence_of(int64_t tokens, const Tensor& cu_seqlens, int64_t n) {
   if (!defined(cu_seqlens)) return {n, 0, tokens};
-  const int64_t begin = offset_at(cu_seqlens, n, tokens);
-  return {0, begin, max(begin, offset_at(cu_seqlens, n + 1, tokens))};
+  const int64_t begin = index_within(cu_seqlens, n, tokens);
+  return {0, begin, max(begin, index_within(cu_seqlens, n + 1, tokens))};
 }
 
 // Tokens first + begin .. first + end - 1 of a batch row.
@@ -183,14 +143,15 @@ template <class T> struct Gates {
   SBHAL_INLINE float decay(int64_t t, int64_t d) const { return decay_at(index(t, d)); }
 };
 
-// Half a chunk's decays of one channel. Threads t and t ^ 16 have the two halves of the same channel, so that each
+// Half a chunk's decays of one channel. Threads t and t ^ kApart have the two halves of the same channel, so that each
 // reads eight gates and the halves' products cross by one shuffle.
 struct HalfDecays {
+  static constexpr int kApart = 16;
   float alpha[kHalf];
 
-  SBHAL_INLINE static int half() { return static_cast<int>(threadIdx.x) / 16 % 2; }
+  SBHAL_INLINE static int half() { return static_cast<int>(threadIdx.x) / kApart % 2; }
   SBHAL_INLINE static int channel() {
-    return static_cast<int>(threadIdx.x) / (2 * 16) * 16 + static_cast<int>(threadIdx.x) % 16;
+    return static_cast<int>(threadIdx.x) / (2 * kApart) * kApart + static_cast<int>(threadIdx.x) % kApart;
   }
 
   // 1 for tokens outside of the chunk's sequence, and everywhere unless `inside`.
@@ -209,14 +170,14 @@ struct HalfDecays {
   }
   // alpha[i] becomes the product of the chunk's decays up to token i, including its own.
   SBHAL_INLINE void prefix() {
-    const float other = shuffle_xor(product(), 16);
+    const float other = shuffle_xor(product(), kApart);
     float all = half() ? other : 1;
 #pragma unroll
     for (float& a : alpha) a = all *= a;
   }
   // alpha[i] becomes the product of the decays after token i; returns that of the whole chunk.
   SBHAL_INLINE float suffix() {
-    const float other = shuffle_xor(product(), 16);
+    const float other = shuffle_xor(product(), kApart);
     float all = half() ? 1 : other;
 #pragma unroll
     for (int i = kHalf - 1; i >= 0; --i) {
@@ -234,7 +195,7 @@ constexpr int kZeroThreads = 256;
 
 template <class T> __global__ void __launch_bounds__(kZeroThreads)
     zero_tail_kernel(Tensor cu_seqlens, T* x, int64_t tokens, int64_t token_size) {
-  const int64_t begin = offset_at(cu_seqlens, cu_seqlens.shape[0] - 1, tokens) * token_size;
+  const int64_t begin = index_within(cu_seqlens, cu_seqlens.shape[0] - 1, tokens) * token_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kZeroThreads;
   for (int64_t i = begin + blockIdx.x * static_cast<int64_t>(kZeroThreads) + threadIdx.x; i < tokens * token_size;
        i += step)

@@ -214,8 +214,8 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
                           reinterpret_cast<float*>(launch.workspace + w.decays),
                           static_cast<float>(scale),
                           output_final_state,
-                          rows_aligned<T>(q),
-                          rows_aligned<T>(o)};
+                          rows_aligned(q, sizeof(T)),
+                          rows_aligned(o, sizeof(T))};
     if (s.K <= 64)
       launch_tiles<T, 4>(p, launch);
     else if (s.K <= 128)

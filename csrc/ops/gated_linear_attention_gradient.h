@@ -23,6 +23,9 @@ constexpr int kBlocks = 10;        // 16 x 16 tiles of the scores of a span, tho
 constexpr int kOwned = (kBlocks + kWaves - 1) / kWaves;  // and how many of them a wavefront sums
 static_assert(kSpan * kTile == kRun * kThreads, "every thread holds one run");
 
+// Blocks that a multiprocessor's registers should hold at once; those of float32 need all of them.
+template <class T> constexpr int kResident = sizeof(T) == sizeof(float) ? 1 : 2;
+
 // Pitches: those of operands are multiples of 8, and all but the scores', for which there is no room, spread rows over
 // the banks of shared memory.
 constexpr int kPitch = kTile + 8, kSpanPitch = kSpan + 8, kScorePitch = 16, kResultPitch = kTile + 4;
@@ -53,7 +56,7 @@ SBHAL_BOTH int64_t slots_of(const Sizes& s, const Tensor& cu_seqlens) {
 }
 
 // Where sequence n begins, or the one before it ends.
-SBHAL_INLINE int64_t offset(const Backward& p, int64_t n) { return offset_at(p.cu_seqlens, n, p.size.tokens); }
+SBHAL_INLINE int64_t offset(const Backward& p, int64_t n) { return index_within(p.cu_seqlens, n, p.size.tokens); }
 SBHAL_INLINE int64_t first_slot(const Backward& p, int64_t n) {
   return defined(p.cu_seqlens) ? offset(p, n) / kSpan + n : n * ceil_div(p.size.tokens, kSpan);
 }
@@ -217,7 +220,7 @@ SBHAL_INLINE void stage(const T* from, int64_t stride, int count, int columns, b
   for (int i = static_cast<int>(threadIdx.x); i < rows * width / 8; i += kThreads) {
     const int row = i / (width / 8), column = i % (width / 8) * 8;
     T raw[8];
-    load_eight(from + row * stride + column, row < count ? columns - column : 0, aligned, raw);
+    load_part(from + row * stride + column, row < count ? columns - column : 0, aligned, raw);
     E* const place = to + row * (width + 8) + column;
     if constexpr (parts == 1 && sizeof(T) == sizeof(E)) {
       write_aligned(place, raw);

@@ -63,8 +63,8 @@ template <class T> struct Queries {
     for (int job = 0; job < kJobs; ++job) {
       const int token = row(job) % kChunk, h = row(job) / kChunk, d = first + channel();
       const bool there = h < heads && chunk.has(token);
-      load_eight(row_of<const T>(p.q, chunk.batch, chunk.first + token, head + h) + d,
-                 there ? static_cast<int>(p.size.K) - d : 0, p.aligned_q, x[job]);
+      load_part(row_of<const T>(p.q, chunk.batch, chunk.first + token, head + h) + d,
+                there ? static_cast<int>(p.size.K) - d : 0, p.aligned_q, x[job]);
     }
   }
   // decay: of the slab's first channel at the chunk's first token
@@ -164,8 +164,8 @@ template <class T> struct Outputs {
       T x[8];
       read_aligned(outputs + row * S::kOutputPitch + c, x);
       const int64_t head = at.head * p.size.group + first_head + row / kChunk;
-      store_eight(row_of<T>(p.o, chunk.batch, chunk.first + token, head) + at.column + c, at.columns - c, p.aligned_o,
-                  x);
+      store_part(row_of<T>(p.o, chunk.batch, chunk.first + token, head) + at.column + c, at.columns - c, p.aligned_o,
+                 x);
     }
   }
 

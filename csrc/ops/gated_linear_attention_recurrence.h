@@ -14,25 +14,6 @@ constexpr int kTokenThreads = 256, kTokenColumns = 32, kTokenRows = kTokenThread
 constexpr int kTokenHeads = kTokenThreads / kTokenColumns;  // query heads at once: one sum a thread at the end
 constexpr int kTokenSlab = 128;                             // channels at once
 
-SBHAL_INLINE void load_four(const float* from, int count, bool aligned, float (&x)[4]) {
-  if (aligned && count >= 4) {
-    read_aligned(from, x);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = i < count ? from[i] : 0;
-  }
-}
-
-SBHAL_INLINE void store_four(float* to, int count, bool aligned, const float (&x)[4]) {
-  if (aligned && count >= 4) {
-    write_aligned(to, x);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (i < count) to[i] = x[i];
-  }
-}
-
 // The block's columns of one head's state [K][V], `columns` of them from `data` on.
 struct StateColumns {
   float* data;
@@ -74,7 +55,7 @@ template <class T> struct Token {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           const int d = first + step * kTokenRows + state.row();
-          load_four(state.at(d), d < state.K ? count : 0, state.aligned, s[step]);
+          load_part(state.at(d), d < state.K ? count : 0, state.aligned, s[step]);
         }
         __syncthreads();
         for (int i = thread; i < kTokenSlab; i += kTokenThreads) {
@@ -94,7 +75,7 @@ template <class T> struct Token {
           if (first_head == 0) {
 #pragma unroll
             for (int c = 0; c < 4; ++c) s[step][c] = decayed(s[step][c], decays[row]) + keys[row] * value[c];
-            store_four(state.at(d), d < state.K ? count : 0, state.aligned, s[step]);
+            store_part(state.at(d), d < state.K ? count : 0, state.aligned, s[step]);
           }
 #pragma unroll
           for (int h = 0; h < kTokenHeads; ++h) {

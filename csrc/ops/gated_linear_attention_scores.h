@@ -76,8 +76,8 @@ template <class T> __global__ void __launch_bounds__(kScoreThreads, 4)
         for (int job = lane(); job < heads * (kSlab / 8); job += SBHAL_WAVE) {
           const int h = job / (kSlab / 8), c = job % (kSlab / 8) * 8;
           T x[8];
-          load_eight(row_of<const T>(q, batch, first + i, head * group + first_head + h) + slab + c,
-                     i < tokens ? K - slab - c : 0, aligned, x);
+          load_part(row_of<const T>(q, batch, first + i, head * group + first_head + h) + slab + c,
+                    i < tokens ? K - slab - c : 0, aligned, x);
           write_aligned(queries + h * kPitch + c, x);
         }
         wave_sync();

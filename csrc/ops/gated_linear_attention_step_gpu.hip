@@ -48,7 +48,7 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
                      with_time(o),
                      s,
                      static_cast<float>(scale),
-                     rows_aligned<float>(state)};
+                     rows_aligned(state, sizeof(float))};
   with_float(q.dtype, [&](auto* type) {
     launch_kernel("gated_linear_attention_step_", step_kernel<typename ElementOf<decltype(type)>::type>,
                   s.batch * s.heads * ceil_div(s.V, kTokenColumns), kTokenThreads, launch, step);

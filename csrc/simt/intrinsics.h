@@ -1,7 +1,6 @@
-// What kernels take from every vendor's compiler besides the words in simt.h: integer atomics, and functions that a
-// host's library lacks. Atomics order nothing, as on a GPU; each returns what was there before.
+// Integer atomics, which every vendor's compiler offers. They order nothing, as on a GPU; each returns what was there
+// before.
 #pragma once
-#include <cmath>
 
 #define SBHAL_SIMT_ATOMIC(type)                                                                             \
   __forceinline__ type atomicAdd(type* p, type v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }    \
@@ -27,9 +26,3 @@ SBHAL_SIMT_ATOMIC(int)
 SBHAL_SIMT_ATOMIC(unsigned)
 SBHAL_SIMT_ATOMIC(unsigned long long)
 #undef SBHAL_SIMT_ATOMIC
-
-template <class T> __forceinline__ T __ldg(const T* p) { return *p; }
-
-#if !defined(__GLIBC_PREREQ) || !__GLIBC_PREREQ(2, 42)  // later ones have it
-__forceinline__ float rsqrtf(float x) { return 1 / std::sqrt(x); }
-#endif

@@ -43,7 +43,7 @@ __global__ void lanes(Tensor, Tensor y) {
   SBHAL_SHARED(float, values, kThreads);
   const float ones = wave_sum(1.f), top = wave_max(static_cast<float>(lane()));
   const uint64_t odd = ballot(lane() % 2 == 1);
-  const float below = shuffle_up(static_cast<float>(lane()), 1);
+  const float below = shuffle(static_cast<float>(lane()), max(lane() - 1, 0));
   values[threadIdx.x] = static_cast<float>(lane());
   wave_sync();
   const float other = values[threadIdx.x ^ 1];

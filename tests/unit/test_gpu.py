@@ -1,5 +1,9 @@
 """GPU backends on a machine that has none: why each cannot run, simulated devices, what is checked before a launch."""
 
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -40,6 +44,27 @@ def test_the_vendor_of_cuda_devices_is_told_from_torch(monkeypatch, attributes, 
         monkeypatch.setattr(torch.version, name, value, raising=False)
     monkeypatch.setattr(torch, "__version__", version)
     assert torch_vendor() == vendor
+
+
+def test_a_device_that_the_build_has_no_code_for_is_a_reason(monkeypatch):
+    rocm = import_module("spikingbrain_hal.backends.rocm.backend")
+    monkeypatch.setitem(sys.modules, f"{rocm.__package__}._built", SimpleNamespace(targets=["gfx90a:xnack-", "gfx942"]))
+    devices = [SimpleNamespace(gcnArchName="gfx90a:sramecc+:xnack-"), SimpleNamespace(gcnArchName="gfx1100")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(devices))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", devices.__getitem__)
+    assert rocm._without_code() == (
+        "device 1 is gfx1100, this build has code for gfx90a:xnack-, gfx942; "
+        'reinstall with -C cmake.define.SBHAL_ROCM_ARCHS="gfx1100"'
+    )
+    devices.pop()
+    assert rocm._without_code() is None
+
+
+def test_a_processor_without_the_instructions_is_a_reason(monkeypatch):
+    monkeypatch.setattr("spikingbrain_hal.gpu.machine", lambda: "x86_64")
+    monkeypatch.setattr("spikingbrain_hal.gpu.Path.read_text", lambda path: "flags : sse2 avx f16c")
+    problem = installed_backends()["sim"].backend.probe()
+    assert problem == "simulated devices need a processor with avx2, bmi2, fma"
 
 
 def test_an_unknown_wavefront_is_a_reason(monkeypatch):

@@ -19,14 +19,9 @@ template <class T> T __shfl_sync(uint64_t, T v, int lane, simt::Site site) {
 template <class T> T __shfl_xor_sync(uint64_t mask, T v, int lanes, simt::Site site) {
   return __shfl_sync(mask, v, static_cast<int>(threadIdx.x % SBHAL_SIMT_WAVE) ^ lanes, site);
 }
-template <class T> T __shfl_up_sync(uint64_t mask, T v, int by, simt::Site site) {
-  const int lane = static_cast<int>(threadIdx.x % SBHAL_SIMT_WAVE);
-  return __shfl_sync(mask, v, lane < by ? lane : lane - by, site);
-}
 inline uint64_t __ballot_sync(uint64_t, bool yes, simt::Site site) { return simt::ballot(yes, site); }
 template <class T> T __shfl_sync(uint32_t, T, int, simt::Site) = delete;
 template <class T> T __shfl_xor_sync(uint32_t, T, int, simt::Site) = delete;
-template <class T> T __shfl_up_sync(uint32_t, T, int, simt::Site) = delete;
 uint64_t __ballot_sync(uint32_t, bool, simt::Site) = delete;
 inline void __syncwarp(simt::Site site) { simt::wave_sync(site); }
 
