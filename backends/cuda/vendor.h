@@ -5,8 +5,6 @@
 
 #include <cstdint>
 
-#include "gpu/properties.h"
-
 #define SBHAL_WAVE 32
 #define SBHAL_MMA_16X8X16 1
 #define SBHAL_DEVICE static __device__ __forceinline__
@@ -47,26 +45,11 @@ template <bool brain_float> SBHAL_DEVICE void mma_16x8x16(const uint32_t (&a)[4]
 
 // ---- host code
 
-using Stream = cudaStream_t;
-
-// The text of a problem, null if there is none.
-inline const char* text(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
-inline const char* last_launch_error() { return text(cudaGetLastError()); }
-inline const char* count_devices(int* count) { return text(cudaGetDeviceCount(count)); }
-
-inline const char* describe_device(int index, Device* out) {
-  cudaDeviceProp p;
-  if (const char* problem = text(cudaGetDeviceProperties(&p, index))) return problem;
-  copy_properties(p, out);
-  out->major = p.major, out->minor = p.minor;
-  return nullptr;
-}
-// Why the device cannot run a kernel of this module.
-inline const char* check_kernel(const void* kernel) {
-  cudaFuncAttributes attributes;
-  return text(cudaFuncGetAttributes(&attributes, kernel));
-}
-inline const char* driver_version(int* version) { return text(cudaDriverGetVersion(version)); }
+using DeviceProperties = cudaDeviceProp;
+inline int wavefront_of(const DeviceProperties& p) { return p.warpSize; }
 
 }  // namespace vendor
 }  // namespace sbhal
+
+#define SBHAL_RUNTIME(name) cuda##name
+#include "gpu/runtime.h"

@@ -21,7 +21,6 @@
 #define SBHAL_DEVICE static __device__ __forceinline__
 
 #include "gpu/float16.h"
-#include "gpu/properties.h"
 #include "gpu/site.h"
 
 namespace sbhal {
@@ -55,28 +54,14 @@ SBHAL_DEVICE void mma_16x16x16(const uint16_t (&a)[4], const uint16_t (&b)[4], f
 
 // ---- host code
 
-using Stream = SBHAL_RUNTIME(Stream_t);
-
-// The text of a problem, null if there is none.
-inline const char* text(SBHAL_RUNTIME(Error_t) error) {
-  return error == SBHAL_RUNTIME(Success) ? nullptr : SBHAL_RUNTIME(GetErrorString)(error);
-}
-inline const char* last_launch_error() { return text(SBHAL_RUNTIME(GetLastError)()); }
-inline const char* count_devices(int* count) { return text(SBHAL_RUNTIME(GetDeviceCount)(count)); }
-
 #ifdef SBHAL_CU_BRIDGE
 using DeviceProperties = cudaDeviceProp;
 #else
 using DeviceProperties = mcDeviceProp_t;
 #endif
-inline const char* describe_device(int index, Device* out) {
-  DeviceProperties p;
-  if (const char* problem = text(SBHAL_RUNTIME(GetDeviceProperties)(&p, index))) return problem;
-  copy_properties(p, out);
-  return nullptr;
-}
-inline const char* check_kernel(const void*) { return nullptr; }
-inline const char* driver_version(int*) { return nullptr; }
+inline int wavefront_of(const DeviceProperties&) { return SBHAL_WAVE; }
 
 }  // namespace vendor
 }  // namespace sbhal
+
+#include "gpu/runtime.h"

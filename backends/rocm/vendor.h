@@ -21,7 +21,6 @@
 #define SBHAL_DEVICE static __device__ __forceinline__
 
 #include "gpu/float16.h"
-#include "gpu/properties.h"
 
 namespace sbhal {
 namespace vendor {
@@ -59,26 +58,11 @@ SBHAL_DEVICE void mma_16x16x16(const uint16_t (&a)[4], const uint16_t (&b)[4], f
 
 // ---- host code
 
-using Stream = hipStream_t;
-
-// The text of a problem, null if there is none.
-inline const char* text(hipError_t error) { return error == hipSuccess ? nullptr : hipGetErrorString(error); }
-inline const char* last_launch_error() { return text(hipGetLastError()); }
-inline const char* count_devices(int* count) { return text(hipGetDeviceCount(count)); }
-
-inline const char* describe_device(int index, Device* out) {
-  hipDeviceProp_t p;
-  if (const char* problem = text(hipGetDeviceProperties(&p, index))) return problem;
-  copy_properties(p, out);
-  out->major = p.major, out->minor = p.minor;
-  return nullptr;
-}
-// Why the device cannot run a kernel of this module.
-inline const char* check_kernel(const void* kernel) {
-  hipFuncAttributes attributes;
-  return text(hipFuncGetAttributes(&attributes, kernel));
-}
-inline const char* driver_version(int* version) { return text(hipDriverGetVersion(version)); }
+using DeviceProperties = hipDeviceProp_t;
+inline int wavefront_of(const DeviceProperties& p) { return p.warpSize; }
 
 }  // namespace vendor
 }  // namespace sbhal
+
+#define SBHAL_RUNTIME(name) hip##name
+#include "gpu/runtime.h"

@@ -54,12 +54,20 @@ inline mcError_t mcGetDeviceCount(int* count) {
   return mcSuccess;
 }
 
+inline mcError_t mcDriverGetVersion(int* version) {
+  *version = 0;
+  return mcSuccess;
+}
+
 struct mcDeviceProp_t {
   char name[256];
-  int warpSize, multiProcessorCount;
+  int multiProcessorCount, major, minor;
   size_t sharedMemPerBlock, totalGlobalMem;
 };
 inline mcError_t mcGetDeviceProperties(mcDeviceProp_t* out, int) {
-  *out = {"MetaX-like GPU simulated on a CPU", SBHAL_SIMT_WAVE, 1, 64 * 1024, 0};
+  *out = {"MetaX-like GPU simulated on a CPU", 1, 0, 0, 64 * 1024, 0};
   return mcSuccess;
 }
+
+struct mcFuncAttributes {};
+inline mcError_t mcFuncGetAttributes(mcFuncAttributes*, const void*) { return mcSuccess; }
