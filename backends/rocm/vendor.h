@@ -19,6 +19,8 @@
 #define SBHAL_DEVICE_PASS 1
 #endif
 #define SBHAL_DEVICE static __device__ __forceinline__
+// HIP counts wavefronts of each of a compute unit's four processors.
+#define SBHAL_BOUNDS(threads, blocks) __launch_bounds__(threads, ((threads) * (blocks) + 255) / 256)
 
 #include "gpu/float16.h"
 

@@ -11,6 +11,11 @@
 #include "launch.h"
 #include "site.h"
 
+// Stands before the name of a kernel with blocks of `threads`, of which a multiprocessor should hold `blocks` at once.
+#ifndef SBHAL_BOUNDS
+#define SBHAL_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#endif
+
 // An array of `count` elements in the block's shared memory, uninitialised. The total of a kernel may be 48 KiB: what
 // every device gives without being asked.
 #ifdef SBHAL_SIMT

@@ -69,7 +69,7 @@ struct Gradients {
 };
 
 // own: grad_k and grad_v of keys, or grad_q of rows, one slice of their columns.
-template <class T, int slice, Axis own> __global__ void __launch_bounds__(kThreads, 2)
+template <class T, int slice, Axis own> __global__ void SBHAL_BOUNDS(kThreads, 2)
     differentiate(Problem p, Gradients g) {
   constexpr bool kKeys = own == Axis::keys;
   constexpr int kPitch = slice + kPad, kHalf = slice / kHalves;

@@ -23,7 +23,7 @@ constexpr int kAhead = 8;     // spans whose terms are read before they are need
 
 // X^T rows, 32 channels by 64 columns: the keys with the decays after them and v, or the queries with those until them
 // and grad_o. What enters a state is not rounded: three bfloat16 hold a float32.
-template <class T, bool backwards> __global__ void __launch_bounds__(kThreads, 2) add_to_states(Backward p) {
+template <class T, bool backwards> __global__ void SBHAL_BOUNDS(kThreads, 2) add_to_states(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput, kExact = kExactParts<T>;
   constexpr int kPlane = kTile * kSpanPitch, kRowsPlane = kSpan * (kColumns + 8);
@@ -166,7 +166,7 @@ template <class T> struct Scores {
   }
 };
 
-template <class T> __global__ void __launch_bounds__(kThreads, kResident<T>) values(Backward p) {
+template <class T> __global__ void SBHAL_BOUNDS(kThreads, kResident<T>) values(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput, kSum = Parts<T>::kSum;
   constexpr int kOffersPlane = Scores<T>::kPlane, kStatePlane = kTile * kPitch;

@@ -59,7 +59,7 @@ struct Task {
 
 // ---- segments: what each adds to the state, for all but the last
 
-template <class T, int kRowTiles> __global__ void __launch_bounds__(kThreads, (kResident<T, kRowTiles>))
+template <class T, int kRowTiles> __global__ void SBHAL_BOUNDS(kThreads, (kResident<T, kRowTiles>))
     contributions_kernel(Problem<T> p) {
   using E = typename Parts<T>::Element;
   SBHAL_SHARED(E, values, Values<T>::kSize);
@@ -114,7 +114,7 @@ template <class T> __global__ void __launch_bounds__(kThreads) chain_kernel(Prob
 
 // ---- the pass over the chunks
 
-template <class T, int kRowTiles> __global__ void __launch_bounds__(kThreads, (kResident<T, kRowTiles>))
+template <class T, int kRowTiles> __global__ void SBHAL_BOUNDS(kThreads, (kResident<T, kRowTiles>))
     outputs_kernel(Problem<T> p) {
   using E = typename Parts<T>::Element;
   SBHAL_SHARED(E, values, Values<T>::kSize);

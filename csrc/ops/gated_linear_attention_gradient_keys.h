@@ -93,7 +93,7 @@ template <class T, int kSum> struct Levels {
   SBHAL_INLINE float result(int e) const { return results[(run_token() + e) * kResultPitch + run_channel()]; }
 };
 
-template <class T, int kSum> __global__ void __launch_bounds__(kThreads, kResident<T>) keys_and_queries(Backward p) {
+template <class T, int kSum> __global__ void SBHAL_BOUNDS(kThreads, kResident<T>) keys_and_queries(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput;
   constexpr int kStatePlane = kTile * kPitch, kRowsPlane = kSpan * kPitch;

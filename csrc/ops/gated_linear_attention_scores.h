@@ -31,7 +31,7 @@ template <class T> struct Scores {
   }
 };
 
-template <class T> __global__ void __launch_bounds__(kScoreThreads, 4)
+template <class T> __global__ void SBHAL_BOUNDS(kScoreThreads, 4)
     scores_kernel(Tensor q, Tensor k, Tensor g, Scores<T> scores, int K, bool aligned) {
   constexpr int kWaves = kScoreThreads / SBHAL_WAVE, kTokens = kChunk / kWaves;
   constexpr int kSlab = 32, kPitch = kSlab + 8, kTile = kChunk * kPitch;
