@@ -8,13 +8,14 @@ BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
 NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.h' -o -name '*.cpp' -o -name '*.hip' \
   -o -name '*.cmake' -o -name '*.txt')
 SANITIZE := $(OUT)/sanitize
+OLD_TRANSFORMERS := $(OUT)/transformers-4.55
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 ISA_LEVELS := portable avx2 avx512 avx512_bf16
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install conformance test check docs bench isa sim race sanitize sim-full gpu-check clean
+.PHONY: help install conformance test old-transformers check docs bench isa sim race sanitize sim-full gpu-check clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,6 +27,9 @@ conformance: $(VENV)/.installed  ## prove the CPU backend, full profile; the rep
 
 test: $(VENV)/.dev  ## run the tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
+
+old-transformers: $(OLD_TRANSFORMERS)/.installed  ## the models and stand-ins with the oldest transformers that they serve
+	$(OLD_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider tests/models tests/compat/test_transformers_clients.py
 
 check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
 	$(BIN)/ruff check
@@ -64,7 +68,7 @@ sim-full: race $(SANITIZE)/.installed  ## full conformance on every simulated de
 	  export SBHAL_SIMT_SEED=$$seed; \
 	  run="conformance --backend $$device --profile full --out $(OUT)/sim-full/$${device// --wave /-}-$$seed"; \
 	  echo "SBHAL_SIMT_SEED=$$seed sbhal $$run"; \
-	  if [ $$seed = 1 ]; then env $(SANITIZED) $(SANITIZE)/venv/bin/sbhal $$run; else $(BIN)/sbhal $$run; fi; \
+	  if [ $$seed = 1 ]; then env $(SANITIZED) $(SANITIZE)/venv/bin/sbhal $$run --timeout 3600; else $(BIN)/sbhal $$run; fi; \
 	done; done
 
 gpu-check: $(VENV)/.dev  ## compile the GPU backends for every target and read the machine code; needs nvcc, installs the rest
@@ -91,17 +95,28 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/b
 	@touch $@
 
 # The developers' install has the simulated GPUs beside the CPU backend.
+# The libraries of spiking networks that ours are compared with come without what they ask for: CUDA's torchvision.
 $(VENV)/.dev: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/.installed
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' -C sbhal.backends="cpu;sim;maca"
+	$(PIP) install -c constraints.txt --no-deps spikingjelly snntorch loguru
 	@touch $@
 
-# A second environment that borrows the first one's packages, but not its editable install. Its simulated wavefront of
-# 32 has no matrix unit, which no other build has.
-$(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain_hal -name '*.py')
-	$(PYTHON) -m venv --without-pip $(SANITIZE)/venv
+# Environments that borrow the first one's packages; of its editable install only what a .pth file imports.
+borrow = $(PYTHON) -m venv --without-pip $(1); \
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > $$($(SANITIZE)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth
+	  > $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth
+
+# Its simulated wavefront of 32 has no matrix unit, which no other build has.
+$(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain_hal -name '*.py')
+	$(call borrow,$(SANITIZE)/venv)
 	$(PIP) --python $(SANITIZE)/venv/bin/python install --no-deps --no-build-isolation --force-reinstall . \
 	  -C sbhal.backends="cpu;sim;maca" -C cmake.define.SBHAL_SANITIZE=address,undefined \
 	  -C cmake.define.SBHAL_SIM_MATRIX_UNITS=OFF -C build-dir=$(SANITIZE)/build -C install.strip=false
+	@touch $@
+
+# The oldest transformers that models are served for; the other environment has the newest.
+$(OLD_TRANSFORMERS)/.installed: constraints.txt $(VENV)/.dev
+	$(call borrow,$(OLD_TRANSFORMERS))
+	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-deps --no-build-isolation -e . -C sbhal.backends="cpu;sim;maca"
+	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install "transformers==4.55.*" "huggingface_hub<1" "tokenizers<0.22"
 	@touch $@

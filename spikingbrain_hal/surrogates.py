@@ -74,19 +74,19 @@ def erf(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: 
 @_surrogate
 def rect(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """alpha where |u| < 1 / (2 alpha), else 0."""
-    return alpha * (u.abs() < 1 / (2 * alpha))
+    return alpha * (u.abs() < 1 / (2 * alpha)).to(u.dtype)
 
 
 @_surrogate
 def piecewise_linear(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """1 / (2 alpha) where |u| < alpha, else beta."""
-    return torch.where(u.abs() < alpha, 1 / (2 * alpha), beta)
+    return torch.where(u.abs() < alpha, u.new_tensor(1 / (2 * alpha)), beta)
 
 
 @_surrogate
 def leaky_relu(u: Tensor, threshold: Tensor | float, alpha: float, beta: float, limit: int) -> Tensor:
     """alpha where u >= 0, else beta."""
-    return torch.where(u >= 0, alpha, beta)
+    return torch.where(u >= 0, u.new_tensor(alpha), beta)
 
 
 @_surrogate

@@ -4,15 +4,18 @@ import typer
 
 from .conformance import conformance
 from .doctor import doctor
+from .generate import generate
+from .inspect import inspect
 from .ops import ops
+from .pack import pack
+from .spikes import spikes
 
 app = typer.Typer(
     name="sbhal",
-    help="Operators for spiking and linear-attention models: prove a backend, explain a choice, list what there is.",
+    help="Operators for spiking and linear-attention models: prove a backend, explain a choice, run a checkpoint.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(conformance)
-app.command()(doctor)
-app.command()(ops)
+for command in (conformance, doctor, generate, inspect, ops, pack, spikes):
+    app.command()(command)

@@ -73,12 +73,13 @@ def _show_choice(console: Console, device: str) -> list[str]:
     console.print(f"\n[bold]{device}[/] is served by [bold]{active.name}[/]{strict}: {escape(active.reason)}")
     table = Table("operator", "runs as", "why")
     for name in OPERATORS:
-        table.add_row(name, *_kernel(active, name))
+        table.add_row(name, *served_by(active, name))
     console.print(table)
     return []
 
 
-def _kernel(active: Active, name: str) -> tuple[str, str]:
+def served_by(active: Active, name: str) -> tuple[str, str]:
+    """What runs an operator under a selection, and why it is no kernel of the backend, as text for a table."""
     if name in active.kernels:
         return f"{active.name}, version {active.kernels[name].version}", ""
     if active.backend is None:

@@ -6,23 +6,29 @@ the kernels that trained SpikingBrain do.
 
 from .config import SpikingBrainConfig
 from .gated_linear_attention import GatedLinearAttention, LinearState
+from .layout import Layout
 from .model import HybridBlock, SpikingBrain, State
 from .neurons import IF, LIF, Leaky, Neuron, ParametricLIF
-from .rotary import rotate
+from .ring_cache import GrowingCache, RingCache
+from .rotary import rotary_angles, rotate, turn
+from .spike_linear import SpikeLinear, encode_weight, int8_round, spike_round
 from .spiking import SpikeCoder, SpikeStatistics, SpikingLinear, SpikingMLP
-from .windowed_attention import RingCache, WindowedAttention
+from .windowed_attention import WindowedAttention
 
 __all__ = [
     "IF",
     "LIF",
     "GatedLinearAttention",
+    "GrowingCache",
     "HybridBlock",
+    "Layout",
     "Leaky",
     "LinearState",
     "Neuron",
     "ParametricLIF",
     "RingCache",
     "SpikeCoder",
+    "SpikeLinear",
     "SpikeStatistics",
     "SpikingBrain",
     "SpikingBrainConfig",
@@ -30,5 +36,10 @@ __all__ = [
     "SpikingMLP",
     "State",
     "WindowedAttention",
+    "encode_weight",
+    "int8_round",
+    "rotary_angles",
     "rotate",
+    "spike_round",
+    "turn",
 ]

@@ -12,6 +12,7 @@ from ..ops.gated_linear_attention import gated_linear_attention
 from ..ops.gated_linear_attention_step_ import gated_linear_attention_step_
 from .config import SpikingBrainConfig
 from .heads import GroupedHeads
+from .layout import Layout
 
 
 @dataclass
@@ -32,6 +33,32 @@ class LinearState:
     def clone(self) -> LinearState:
         """An independent copy."""
         return LinearState(self.memory.clone())
+
+    def select(self, rows: Tensor) -> LinearState:
+        """A copy that holds the given rows, [B'], int64, in that order."""
+        return LinearState(self.memory.index_select(0, rows))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, layout: Layout) -> Tensor:
+        """Reads more tokens, one or many a row, and holds the memory after them, without gradient.
+
+        Args:
+            q: Queries, [1, N, Hq, K] or [B, 1, Hq, K] as layout lays them out.
+            k: Keys, [..., H, K], laid out the same.
+            v: Values, [..., H, V], laid out the same.
+            g: Log decays, [..., H, K], laid out the same.
+            layout: Layout of the new tokens.
+
+        Returns:
+            The outputs, [..., Hq, V].
+        """
+        if layout.step:
+            q, k, v, g = (y.squeeze(1) for y in (q, k, v, g))
+            return gated_linear_attention_step_(q, k, v, g, self.memory).unsqueeze(1)
+        o, memory = gated_linear_attention(
+            q, k, v, g, initial_state=self.memory, output_final_state=True, cu_seqlens=layout.cu_seqlens
+        )
+        self.memory = memory.detach()
+        return o
 
 
 class GatedLinearAttention(GroupedHeads):
@@ -72,13 +99,10 @@ class GatedLinearAttention(GroupedHeads):
         Returns:
             The outputs, [B, T, hidden_size].
         """
+        layout = Layout.of(x.shape[0], x.shape[1], x.device)
         q, k, v = self.project(x)
         q, k = F.relu(q), F.relu(k)
         g = F.logsigmoid(self.g_proj(x)).view(k.shape) / self.config.gate_divisor
-        if x.shape[1] == 1 and not torch.is_grad_enabled():
-            q, k, v, g = (y.squeeze(1) for y in (q, k, v, g))
-            o = gated_linear_attention_step_(q, k, v, g, state.memory).unsqueeze(1)
-        else:
-            o, memory = gated_linear_attention(q, k, v, g, initial_state=state.memory, output_final_state=True)
-            state.memory = memory.detach()
+        q, k, v, g = (layout.pack(y) for y in (q, k, v, g))
+        o = layout.unpack(state.attend(q, k, v, g, layout))
         return self.merge(self.head_norm(o))

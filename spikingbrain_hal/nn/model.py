@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .config import SpikingBrainConfig
 from .gated_linear_attention import GatedLinearAttention, LinearState
+from .ring_cache import RingCache
 from .spiking import SpikingMLP
-from .windowed_attention import RingCache, WindowedAttention
+from .windowed_attention import WindowedAttention
 
 
 class HybridBlock(nn.Module):

@@ -145,9 +145,11 @@ class Leaky(Neuron):
     the reset carries no gradient.
 
     Args:
-        beta: Decay of the potential at each step, in [0, 1].
-        v_threshold: Potential above which a neuron fires, and what ``"subtract"`` takes away.
+        beta: Decay of the potential at each step, in [0, 1]; a number, or a tensor that broadcasts to the neurons.
+        v_threshold: Potential above which a neuron fires, and what ``"subtract"`` takes away; a number or a tensor.
         reset: ``"subtract"``, ``"zero"`` or ``"none"``.
+        learn_beta: Make beta a parameter; what it is learnt to is clamped to [0, 1].
+        learn_threshold: Make v_threshold a parameter.
         **scan: Further arguments of :func:`lif_scan`: surrogate, alpha ...
 
     Raises:
@@ -156,19 +158,51 @@ class Leaky(Neuron):
     Source: the neuron of the same name in snnTorch.
     """
 
-    def __init__(self, beta: float, v_threshold: float = 1.0, reset: str = "subtract", **scan: Any) -> None:
+    beta: float | Tensor
+    v_threshold: float | Tensor
+
+    def __init__(
+        self,
+        beta: float | Tensor,
+        v_threshold: float | Tensor = 1.0,
+        reset: str = "subtract",
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        **scan: Any,
+    ) -> None:
         kinds = {"subtract": "soft", "zero": "hard", "none": "none"}
-        if not 0 <= beta <= 1:
+        if not torch.as_tensor((beta >= 0) & (beta <= 1)).all():
             raise ValueError(f"beta is {beta}, expected a value in [0, 1]")
         if reset not in kinds:
             raise ValueError(f"reset is {reset!r}, expected one of {', '.join(map(repr, kinds))}")
         super().__init__(
-            decay=beta,
             input_gain=1.0,
-            v_threshold=v_threshold,
             reset=kinds[reset],
             reset_next_step=True,
             detach_reset=True,
             strict=True,
             **scan,
         )
+        self._own("beta", beta, learn_beta)
+        self._own("v_threshold", v_threshold, learn_threshold)
+
+    def _own(self, name: str, value: float | Tensor, learn: bool) -> None:
+        """A number stays one: it is exact in every dtype, and a tensor is read for each neuron."""
+        if learn:
+            self.register_parameter(name, nn.Parameter(torch.as_tensor(value).clone()))
+        elif isinstance(value, Tensor):
+            self.register_buffer(name, value)
+        else:
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`Neuron.forward`, with the present decay and threshold."""
+        decay = self.beta.clamp(0, 1) if isinstance(self.beta, Tensor) else self.beta
+        spikes, v_final = lif_scan(x, v, decay=decay, v_threshold=self.v_threshold, **self.scan)
+        return spikes, v_final
+
+    def extra_repr(self) -> str:
+        """The parameters in the printed model; a tensor by its shape."""
+        own = {"beta": self.beta, "v_threshold": self.v_threshold}
+        shown = {n: list(v.shape) if isinstance(v, Tensor) and v.dim() else float(v) for n, v in own.items()}
+        return ", ".join([*(f"{name}={value}" for name, value in shown.items()), super().extra_repr()])

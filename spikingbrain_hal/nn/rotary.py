@@ -6,6 +6,31 @@ import torch
 from torch import Tensor
 
 
+def rotary_angles(positions: Tensor, dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angle of each pair of channels at each position.
+
+    Args:
+        positions: Positions of the tokens, [...], any integer dtype.
+        dim: Channels of a head, D, even.
+        theta: Base of the wavelengths; pair i turns by ``theta ** (-2i / D)`` radians a token.
+        dtype: Of the result; the angles themselves are float64.
+
+    Returns:
+        Two tensors [..., 1, D / 2], which broadcast over heads.
+    """
+    half = dim // 2
+    # float64: at position 200 000 a float32 angle is off by a hundredth of a radian
+    wave = theta ** (-torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    angle = positions.double()[..., None, None] * wave
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair of channels (i, i + D/2) of x, [..., T, H, D], by the given :func:`rotary_angles`."""
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
 def rotate(x: Tensor, position: int, theta: float) -> Tensor:
     """Turns each pair of channels (i, i + D/2) by an angle that grows with its position.
 
@@ -19,11 +44,5 @@ def rotate(x: Tensor, position: int, theta: float) -> Tensor:
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 34, with the pairing of GPT-NeoX.
     """
-    half = x.shape[-1] // 2
-    # float64: at position 200 000 a float32 angle is off by a hundredth of a radian
-    wave = theta ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    place = torch.arange(position, position + x.shape[1], dtype=torch.float64, device=x.device)
-    angle = place[:, None, None] * wave
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    positions = torch.arange(position, position + x.shape[1], device=x.device)
+    return turn(x, *rotary_angles(positions, x.shape[-1], theta, x.dtype))

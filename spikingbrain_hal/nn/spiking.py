@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,3 +113,9 @@ class SpikeStatistics:
             spikes_per_channel=sum(bits),
             within_three_bits=(size <= 7).double().mean().item(),
         )
+
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[SpikeStatistics, int]]) -> SpikeStatistics:
+        """The statistics of several tensors together, given those of each and its number of elements."""
+        total = sum(size for _, size in parts)
+        return cls(*(sum(getattr(s, f.name) * size for s, size in parts) / total for f in fields(cls)))

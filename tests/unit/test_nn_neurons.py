@@ -91,6 +91,26 @@ def test_time_constant_is_learnt() -> None:
     assert neuron.w.grad.abs() > 0
 
 
+def test_leaky_learns_its_decay_and_threshold() -> None:
+    neuron = Leaky(torch.full((5,), 0.9), 0.7, learn_beta=True, learn_threshold=True)
+    x = torch.randn(12, 3, 5)
+    neuron(x)[0].sum().backward()
+    assert neuron.beta.grad.shape == (5,)
+    assert neuron.v_threshold.grad.abs() > 0
+    with torch.no_grad():
+        neuron.beta.fill_(1.5)
+        assert torch.equal(neuron(x)[0], Leaky(1.0, 0.7)(x)[0])
+
+
+def test_leaky_takes_a_decay_for_each_neuron() -> None:
+    betas, x = torch.rand(4, dtype=torch.float64), torch.randn(20, 4, dtype=torch.float64)
+    neuron = Leaky(betas)
+    assert [name for name, _ in neuron.named_buffers()] == ["beta"]
+    assert "beta=[4]" in repr(neuron)
+    each = [Leaky(beta.item())(x[:, i])[0] for i, beta in enumerate(betas)]
+    assert torch.equal(neuron(x)[0], torch.stack(each, 1))
+
+
 def test_surrogate_is_passed_on() -> None:
     gradients = []
     for alpha in (1.0, 4.0):
@@ -106,6 +126,7 @@ def test_surrogate_is_passed_on() -> None:
         (lambda: LIF(tau=0.5), "tau is 0.5"),
         (lambda: ParametricLIF(1.0), "init_tau is 1.0"),
         (lambda: Leaky(1.5), "beta is 1.5"),
+        (lambda: Leaky(torch.tensor([0.5, -0.1])), "beta is tensor"),
         (lambda: Leaky(0.5, reset="later"), "reset is 'later', expected one of 'subtract'"),
     ],
 )

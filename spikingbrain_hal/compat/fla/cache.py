@@ -1,0 +1,212 @@
+"""fla's cache and generation mix-in for transformers; loaded only when a client imports ``fla.models.utils``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+
+    class _TransformersCache: ...
+
+    class GenerationMixin: ...
+
+else:
+    try:
+        from transformers.cache_utils import Cache as _TransformersCache
+        from transformers.generation import GenerationMixin
+    except ImportError as error:
+        raise ImportError("fla.models.utils needs transformers: pip install 'spikingbrain-hal[models]'") from error
+
+STATES = ("recurrent_state", "attn_state", "conv_state", "ffn_state")
+
+
+class Cache(_TransformersCache):
+    """What each layer carries from call to call: ``cache[layer]`` is a dict of the four :data:`STATES`.
+
+    Tokens are counted for each layer. fla counts once, when the first layer is updated, so that the layers after it
+    see a position one call too late.
+
+    Args:
+        seen_tokens: Tokens read before.
+    """
+
+    is_compileable = False
+    time_axis = 1
+
+    def __init__(self, seen_tokens: int = 0, **kwargs: Any) -> None:
+        self.layers: list[Any] = []  # transformers looks here for layers of its own, of which there are none
+        self.states: list[dict[str, Any]] = []
+        self.seen_before = int(seen_tokens)
+        self.seen: list[int] = []
+
+    def __getitem__(self, layer_idx: int) -> dict[str, Any]:
+        """The states of a layer.
+
+        Raises:
+            KeyError: The layer has none yet.
+        """
+        if layer_idx >= len(self.states):
+            raise KeyError(f"Cache: layer {layer_idx} asked for, {len(self.states)} layers held")
+        return self.states[layer_idx]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The states of each layer."""
+        return iter(self.states)
+
+    def __len__(self) -> int:
+        """How many layers have states."""
+        return len(self.states)
+
+    def update(
+        self,
+        recurrent_state: Any = None,
+        attn_state: Sequence[Tensor] | None = None,
+        conv_state: Any = None,
+        ffn_state: Any = None,
+        layer_idx: int = 0,
+        offset: int | None = 1,
+        cache_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Stores the states of a layer; absent ones stay as they are.
+
+        Args:
+            recurrent_state: Replaces the one held.
+            attn_state: Keys and values of the new tokens, appended to those held.
+            conv_state: Replaces the one held.
+            ffn_state: Replaces the one held.
+            layer_idx: The layer.
+            offset: How many tokens are new.
+            cache_kwargs: ``{"window_size": W}`` keeps the last W keys and values.
+
+        Returns:
+            The layer's states.
+
+        Raises:
+            ValueError: attn_state is not a tuple or list of tensors.
+        """
+        if attn_state is not None and not isinstance(attn_state, tuple | list):
+            raise ValueError(f"Cache.update: attn_state is a {type(attn_state).__name__}, expected a tuple of tensors")
+        while len(self.states) <= layer_idx:
+            self.states.append(dict.fromkeys(STATES))
+            self.seen.append(self.seen_before)
+        state = self.states[layer_idx]
+        self.seen[layer_idx] += 1 if offset is None else offset
+        for name, value in (("recurrent_state", recurrent_state), ("conv_state", conv_state), ("ffn_state", ffn_state)):
+            if value is not None:
+                state[name] = value
+        if attn_state is not None:
+            window = (cache_kwargs or {}).get("window_size")
+            state["attn_state"] = self._appended(state["attn_state"], attn_state, window)
+        return state
+
+    def _appended(self, held: Sequence[Tensor] | None, new: Sequence[Tensor], window: int | None) -> tuple[Tensor, ...]:
+        axis = self.time_axis
+        joined = tuple(new) if held is None else tuple(torch.cat(pair, axis) for pair in zip(held, new, strict=True))
+        if window is None:
+            return joined
+        return tuple(x.narrow(axis, max(x.shape[axis] - window, 0), min(window, x.shape[axis])) for x in joined)
+
+    def get_seq_length(self, layer_idx: int | None = 0, cache_position: Any = None) -> int:
+        """How many tokens a layer has read; 0 if it has no states."""
+        layer = layer_idx or 0
+        return self.seen[layer] if layer < len(self.seen) else 0
+
+    def get_max_length(self) -> int | None:
+        """None: there is no limit."""
+        return None
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """-1: there is no limit."""
+        return -1
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Length and offset of the mask for query_length more tokens, given as a number or as their positions."""
+        new = query_length if isinstance(query_length, int) else int(query_length.shape[0])
+        return self.get_seq_length(layer_idx) + new, 0
+
+    def _map(self, change: Any) -> None:
+        def apply(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return type(value)(apply(x) for x in value)
+            return change(value) if isinstance(value, Tensor) else value
+
+        self.states = [{name: apply(value) for name, value in state.items()} for state in self.states]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Takes the rows of the batch that a beam search goes on with."""
+        self._map(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row of the batch."""
+        self._map(lambda x: x.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Takes rows of the batch."""
+        self._map(lambda x: x[indices.to(x.device)])
+
+    def crop(self, max_length: int) -> None:
+        """Refuses: a recurrent state can't forget its last tokens.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("Cache.crop: a recurrent state cannot be rolled back to an earlier token")
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.states, self.seen, self.seen_before = [], [], 0
+
+    def to_legacy_cache(self) -> tuple[dict[str, Any], ...]:
+        """The states of each layer."""
+        return tuple(self.states)
+
+    @classmethod
+    def from_legacy_cache(cls, past_key_values: Any = None, seen_tokens: int = 0, **kwargs: Any) -> Cache:
+        """A cache that holds the states of a sequence of dicts; anything else gives an empty one."""
+        cache = cls(seen_tokens)
+        if isinstance(past_key_values, tuple | list):
+            cache.states = [dict(state) for state in past_key_values]
+            cache.seen = [cache.seen_before] * len(cache.states)
+        return cache
+
+
+class Cache01(Cache):
+    """:class:`Cache` of fla 0.1, whose keys and values have time before the last axis."""
+
+    time_axis = -2
+
+
+class FLAGenerationMixin(GenerationMixin):
+    """``generate`` for models whose cache is a :class:`Cache`."""
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool = True,
+        logits_to_keep: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The inputs of the next call: of input_ids those that the cache has not seen."""
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        inputs: dict[str, Any] = {}
+        if inputs_embeds is not None and not seen:
+            inputs["inputs_embeds"] = inputs_embeds
+        elif input_ids is not None:
+            new = max(input_ids.shape[1] - seen, 1)
+            inputs["input_ids"] = input_ids[:, -new:].contiguous()
+        if logits_to_keep is not None:
+            inputs["logits_to_keep"] = logits_to_keep
+        return {
+            **inputs,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "attention_mask": attention_mask,
+        }

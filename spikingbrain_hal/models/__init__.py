@@ -1,0 +1,28 @@
+"""SpikingBrain-1.0 for Hugging Face transformers, without remote code.
+
+Importing this module registers the model type ``gla_swa``, so that ``AutoModelForCausalLM.from_pretrained(folder)``
+loads SpikingBrain-1.0 7B and its W8ASpike form on every backend. Needs ``pip install spikingbrain-hal[models]``.
+"""
+
+try:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f'spikingbrain_hal.models needs {error.name}: pip install "spikingbrain-hal[models]"', name=error.name
+    ) from error
+
+from .cache import AttentionState, GLAswaCache
+from .configuration import GLAswaConfig
+from .modeling import GLAswaForCausalLM, GLAswaModel
+
+__all__ = [
+    "AttentionState",
+    "GLAswaCache",
+    "GLAswaConfig",
+    "GLAswaForCausalLM",
+    "GLAswaModel",
+]
+
+AutoConfig.register("gla_swa", GLAswaConfig, exist_ok=True)
+AutoModel.register(GLAswaConfig, GLAswaModel, exist_ok=True)
+AutoModelForCausalLM.register(GLAswaConfig, GLAswaForCausalLM, exist_ok=True)

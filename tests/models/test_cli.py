@@ -1,0 +1,148 @@
+"""The commands that run a checkpoint, on small random ones with a tokenizer of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spikingbrain_hal import use_backend
+from spikingbrain_hal.cli.app import app
+from spikingbrain_hal.nn import SpikeStatistics
+from spikingbrain_hal.ops import spike_encode
+from spikingbrain_hal.selection import register_backend, unregister_backend
+from spikingbrain_hal.testing import python_backend
+
+pytest.importorskip("transformers")
+
+from checkpoints import CONFIG, random_tensors, write
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from variants import load
+
+LETTERS = (string.ascii_letters + string.digits)[: CONFIG["vocab_size"] - 2]
+
+
+@pytest.fixture(scope="module", params=["plain", "w8aspike"])
+def checkpoint(request, tmp_path_factory):
+    torch.manual_seed(3)
+    group = 8 if request.param == "w8aspike" else None
+    folder = write(tmp_path_factory.mktemp("cli") / request.param, CONFIG, random_tensors(CONFIG, group))
+    vocabulary = {letter: i for i, letter in enumerate(["?", ".", *LETTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?", eos_token=".").save_pretrained(folder)
+    return folder
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
+
+
+def test_generate_streams_what_the_model_continues_with(checkpoint):
+    prompt = "abcdefgh"
+    result = run("generate", checkpoint, "--prompt", prompt, "--max-new-tokens", 12, "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    model = load(checkpoint, torch.float32).eval()
+    tokens = torch.tensor([[2 + LETTERS.index(letter) for letter in prompt]])
+    with torch.no_grad():
+        for _ in range(12):
+            tokens = torch.cat((tokens, model(tokens, use_cache=False).logits[:, -1:].argmax(-1)), 1)
+            if tokens[0, -1] == CONFIG["eos_token_id"]:
+                break
+    text = "".join((["", "", *LETTERS])[t] for t in tokens[0, len(prompt) :])
+    assert result.stdout.replace(" ", "").strip() == text
+    assert re.search(r"read 8 tokens in [\d.]+ s", result.stderr)
+    assert re.search(r"state: [\d,]+ bytes after \d+ tokens", result.stderr)
+
+
+def test_generate_repeats_what_a_seed_gives(checkpoint):
+    sample = ("--prompt", "abc", "--temperature", 1.0, "--seed", 7, "--max-new-tokens", 20)
+    first, second = (run("generate", checkpoint, *sample) for _ in range(2))
+    assert first.exit_code == 0
+    assert first.stdout == second.stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompt", ""), "prompt has no tokens"),
+        (("--prompt", "a", "--dtype", "int8"), "dtype is 'int8', expected auto or one of float32"),
+        (("--prompt", "a", "--backend", "nowhere"), "nowhere"),
+    ],
+)
+def test_generate_refuses_in_one_line(checkpoint, options, message):
+    result = run("generate", checkpoint, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_generate_says_that_a_tokenizer_is_missing(tmp_path):
+    folder = write(tmp_path / "bare", CONFIG, random_tensors(CONFIG))
+    result = run("generate", folder, "--prompt", "a")
+    assert result.exit_code == 2
+    assert "has no tokenizer" in result.stderr
+
+
+def test_inspect_names_the_variant_its_state_and_who_runs_it(checkpoint):
+    result = run("inspect", checkpoint)
+    assert result.exit_code == 0, result.output
+    spiking = checkpoint.name == "w8aspike"
+    assert f"gla_swa, {'W8ASpike' if spiking else 'plain'}" in result.stdout
+    numbers = sum(t.numel() for t in random_tensors(CONFIG, 8 if spiking else None).values())
+    assert f"{numbers:,} numbers" in result.stdout
+    assert re.search(r"attention +│ 2 layers with a window of 7 keys +│ cpu, version", result.stdout)
+    assert ("spike_linear" in result.stdout) == spiking
+
+
+def test_inspect_fails_where_a_selected_backend_has_no_kernel(checkpoint):
+    register_backend(python_backend("empty", {}))
+    try:
+        with use_backend("cpu"):  # and back, after the command has selected another
+            result = run("inspect", checkpoint, "--backend", "empty")
+    finally:
+        unregister_backend("empty")
+    assert result.exit_code == 1
+    assert "error" in result.stdout
+
+
+def test_inspect_refuses_another_kind_of_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    result = run("inspect", tmp_path)
+    assert result.exit_code == 2
+    assert "is a gpt2 model, expected gla_swa" in result.output
+
+
+def test_spikes_are_those_of_the_activations(checkpoint, tmp_path):
+    text = tmp_path / "text"
+    text.write_text(LETTERS * 3)
+    result = run("spikes", checkpoint, "--text", text, "--out", tmp_path / "out", "--chunk", 50, "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "spikes.json").read_text())
+    assert found["tokens"] == 3 * len(LETTERS)
+    assert (tmp_path / "out" / "spikes.png").stat().st_size > 1000
+    spiking = checkpoint.name == "w8aspike"
+    places = {row["place"] for row in found["layers"]}
+    assert ("MLP inside" in places) == (not spiking)
+
+    model = load(checkpoint, torch.float32).eval()
+    read = []
+    model.model.layers[1].mlp.gate_proj.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        model(torch.tensor([[2 + LETTERS.index(letter) for letter in LETTERS * 3]]))
+    expected = SpikeStatistics.of(spike_encode(read[0], 3.0, mean_dtype="input")[0])
+    row = next(r for r in found["layers"] if (r["place"], r["layer"]) == ("MLP input", 1))
+    assert row["zero_slots"] == pytest.approx(expected.zero_slots, abs=2e-3)
+    assert row["spikes_per_channel"] == pytest.approx(expected.spikes_per_channel, abs=5e-3)
+
+
+def test_spikes_refuses_an_empty_text(checkpoint, tmp_path):
+    (tmp_path / "empty").write_text("")
+    result = run("spikes", checkpoint, "--text", tmp_path / "empty", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "text has no tokens" in result.output
