@@ -39,7 +39,9 @@ def tiny_calls() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     x = torch.randn(4, 16)
     gla, step = empty_twin("gated_linear_attention"), empty_twin("gated_linear_attention_step_")
     attend, encode, quantize = empty_twin("attention"), empty_twin("spike_encode"), empty_twin("spike_quantize")
-    lif = empty_twin("lif_scan")
+    lif, linear = empty_twin("lif_scan"), empty_twin("spike_linear")
+    counts, threshold = torch.zeros(4, 32, dtype=torch.int16), torch.ones(4, 1)
+    codes, scales = torch.zeros(16, 32, dtype=torch.int8), torch.ones(16, 1)
     neuron = (0.5, 0.5, 0.0, 1.0, "hard", 0.0, False, False, False, 1, "floor", float("-inf"), "sigmoid", 4.0, 0.0)
     now = (q[:, 0], kv[:, 0], kv[:, 0], gate[:, 0], state)
     return {
@@ -57,6 +59,10 @@ def tiny_calls() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         ),
         "lif_scan": (lambda: ops.lif_scan(x), lambda: lif(x, None, None, None, *neuron, False)),
         "spike_encode": (lambda: ops.spike_encode(x), lambda: encode(x, 3.0, 1e-5, 1e4, "float32")),
+        "spike_linear": (
+            lambda: ops.spike_linear(counts, threshold, codes, scales, 32),
+            lambda: linear(counts, threshold, codes, scales, None, 32, "float32"),
+        ),
         "spike_quantize": (lambda: ops.spike_quantize(x), lambda: quantize(x, 3.0)),
     }
 

@@ -63,4 +63,6 @@ def _dtype_expression(spec: OpSpec, output: Output, first: str) -> str:
         return f"{output.dtype}.dtype"
     if output.dtype == "acc":
         return f"(torch.float64 if {first}.dtype is torch.float64 else torch.float32)"
+    if output.dtype in spec.attributes:
+        return f"getattr(torch, {output.dtype})"
     return f"torch.{output.dtype}"

@@ -79,7 +79,8 @@ def _register(spec: OpSpec) -> None:
 
 def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
     def as_input(output: Output) -> Input:
-        return Input(spec.inputs[output.like].axes if output.like else output.axes, output.dtype)
+        dtype = "float" if output.dtype in spec.attributes else output.dtype
+        return Input(spec.inputs[output.like].axes if output.like else output.axes, dtype)
 
     saved = {n: as_input(spec.outputs[n]) for n in spec.saved}
     given = {f"grad_{n}": as_input(o) for n, o in spec.outputs.items() if _is_float(o)}

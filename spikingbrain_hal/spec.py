@@ -39,7 +39,7 @@ class Input:
         axes: Names of the axes in memory order, ``"B T H K"``; ``...`` stands for any number of axes and binds them
             as a group; alternatives are separated by ``|``; a number is an axis of exactly that size.
         dtype: A key of ``DTYPES``, the name of another input to share its dtype with, or several joined by ``|``.
-        fill: How cases fill it, a name in :data:`spikingbrain_hal.testing.FILLS`.
+        fill: How cases fill it, a name in :data:`spikingbrain_hal.fills.FILLS`.
         doc: What it is, for the generated page.
         packs: The axis that offsets or lengths divide; what lies behind the last of them is padding.
     """
@@ -57,7 +57,7 @@ class Output:
 
     Args:
         axes: As for an input; an axis may also be the name of an integer attribute.
-        dtype: The name of an input, ``acc`` (float64 for float64 inputs, else float32), or a torch dtype's name.
+        dtype: The name of an input, ``acc`` (float64 for float64 inputs, else float32), a torch dtype or its attribute.
         when: The attribute or optional input whose truth or presence makes it present; else it has zero size.
         like: An input whose shape it takes, instead of axes.
     """

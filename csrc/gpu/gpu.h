@@ -43,6 +43,13 @@ template <> SBHAL_INLINE float from_float<float>(float x) { return x; }
 template <> SBHAL_INLINE bf16 from_float<bf16>(float x) { return {vendor::float_to_bf16(x)}; }
 template <> SBHAL_INLINE f16 from_float<f16>(float x) { return {vendor::float_to_f16(x)}; }
 
+// Element i of a tensor of any float dtype.
+SBHAL_INLINE float float_at(const Tensor& x, int64_t i) {
+  if (x.dtype == DType::f32) return static_cast<const float*>(x.data)[i];
+  if (x.dtype == DType::bf16) return to_float(static_cast<const bf16*>(x.data)[i]);
+  return to_float(static_cast<const f16*>(x.data)[i]);
+}
+
 // ---- offsets and lengths, which the host cannot read
 
 // Entry n; one that lies outside of an axis of `most` leads nowhere else.

@@ -87,13 +87,6 @@ template <class T> SBHAL_INLINE T* row_of(const Tensor& x, int64_t batch, int64_
   return static_cast<T*>(x.data) + batch * x.stride[0] + token * x.stride[1] + head * x.stride[2];
 }
 
-// Element i of a tensor of any float dtype.
-SBHAL_INLINE float float_at(const Tensor& x, int64_t i) {
-  if (x.dtype == DType::f32) return static_cast<const float*>(x.data)[i];
-  if (x.dtype == DType::bf16) return to_float(static_cast<const bf16*>(x.data)[i]);
-  return to_float(static_cast<const f16*>(x.data)[i]);
-}
-
 // ---- sequences and their chunks
 
 SBHAL_INLINE Sequence sequence_of(int64_t tokens, const Tensor& cu_seqlens, int64_t n) {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.spike_encode import spike_encode
+from ..ops.spike_linear import GROUP_SIZES, reference, spike_linear
 
 LARGEST_CODE = 512
 
@@ -42,14 +43,6 @@ def encode_weight(weight: Tensor, scales: Tensor) -> Tensor:
     return integers
 
 
-def _product(counts: Tensor, v_threshold: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    """``v_threshold * sum_g scale_g * sum_k s n + bias``, in the dtype of v_threshold."""
-    dtype = v_threshold.dtype
-    weight = codes.to(dtype) * scales.to(dtype).repeat_interleave(codes.shape[1] // scales.shape[1], 1)
-    y = v_threshold * (counts.to(dtype) @ weight.T)
-    return y if bias is None else y + bias.to(dtype)
-
-
 class SpikeLinear(nn.Module):
     """A linear layer of integer weights that reads spike counts: what ``W8ASpike`` names.
 
@@ -62,10 +55,10 @@ class SpikeLinear(nn.Module):
         out_features: Size of the last axis of the output.
         bias: Add a bias.
         k: Mean spike count of a row.
-        group_size: Inputs that share a scale.
+        group_size: Inputs that share a scale: 32, 64 or 128.
 
     Raises:
-        ValueError: group_size does not divide in_features.
+        ValueError: group_size is none of them, or does not divide in_features.
 
     Source: SpikingBrain technical report, eqs. 19-23.
     """
@@ -77,6 +70,8 @@ class SpikeLinear(nn.Module):
         self, in_features: int, out_features: int, bias: bool = True, k: float = 3.0, group_size: int = 128
     ) -> None:
         super().__init__()
+        if group_size not in GROUP_SIZES:
+            raise ValueError(f"SpikeLinear: group_size is {group_size}, expected one of {GROUP_SIZES}")
         if in_features % group_size:
             raise ValueError(f"SpikeLinear: in_features is {in_features}, expected a multiple of {group_size}")
         self.in_features, self.out_features, self.k, self.group_size = in_features, out_features, k, group_size
@@ -93,7 +88,10 @@ class SpikeLinear(nn.Module):
         if self.training:
             raise RuntimeError("SpikeLinear has integer weights and no gradient; call eval() on the model")
         counts, v_threshold = spike_encode(x, self.k, mean_dtype="input")
-        return _product(counts, v_threshold, self.codes, self.scales, self.bias).to(x.dtype)
+        layer = (counts, v_threshold, self.codes, self.scales)
+        if x.dtype == torch.float64:  # which no kernel takes
+            return reference(*layer, self.bias, self.group_size)
+        return spike_linear(*layer, self.group_size, self.bias, out_dtype=x.dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         loaded = state_dict.get(prefix + "codes")

@@ -7,6 +7,7 @@ from .lif_scan import lif_scan as lif_scan
 from .spike_collapse import spike_collapse as spike_collapse
 from .spike_encode import spike_encode as spike_encode
 from .spike_expand import spike_expand as spike_expand
+from .spike_linear import spike_linear as spike_linear
 from .spike_quantize import spike_quantize as spike_quantize
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "spike_collapse",
     "spike_encode",
     "spike_expand",
+    "spike_linear",
     "spike_quantize",
 ]

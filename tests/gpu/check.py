@@ -29,7 +29,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 MOST_SHARED = 48 * 1024
 MOST_SPILLED = 64  # bytes a thread, stored and loaded: without, kernels would leave room for half as many blocks
-MATRIX_KERNELS = ("gated_linear_attention", "gated_linear_attention_backward", "attention", "attention_backward")
+MATRIX_KERNELS = tuple(
+    f"{op}{part}" for op in ("gated_linear_attention", "attention", "spike_linear") for part in ("", "_backward")
+)
 
 
 @dataclass(frozen=True)

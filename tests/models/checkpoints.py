@@ -43,6 +43,9 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 61,
 }
 
+GROUP = 32
+W8ASPIKE: dict[str, Any] = {**CONFIG, "hidden_size": 224, "intermediate_size": 96}
+
 PARALLEL: dict[str, Any] = {
     **{key: value for key, value in CONFIG.items() if key not in ("auto_map", "attn_layers")},
     "num_hidden_layers": 3,

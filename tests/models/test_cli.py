@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from spikingbrain_hal.testing import python_backend
 
 pytest.importorskip("transformers")
 
-from checkpoints import CONFIG, random_tensors, write
+from checkpoints import CONFIG, GROUP, W8ASPIKE, random_tensors, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from variants import load
@@ -30,8 +31,8 @@ LETTERS = (string.ascii_letters + string.digits)[: CONFIG["vocab_size"] - 2]
 @pytest.fixture(scope="module", params=["plain", "w8aspike"])
 def checkpoint(request, tmp_path_factory):
     torch.manual_seed(3)
-    group = 8 if request.param == "w8aspike" else None
-    folder = write(tmp_path_factory.mktemp("cli") / request.param, CONFIG, random_tensors(CONFIG, group))
+    config, group = (W8ASPIKE, GROUP) if request.param == "w8aspike" else (CONFIG, None)
+    folder = write(tmp_path_factory.mktemp("cli") / request.param, config, random_tensors(config, group))
     vocabulary = {letter: i for i, letter in enumerate(["?", ".", *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -94,14 +95,15 @@ def test_inspect_names_the_variant_its_state_and_who_runs_it(checkpoint):
     assert result.exit_code == 0, result.output
     spiking = checkpoint.name == "w8aspike"
     assert f"gla_swa, {'W8ASpike' if spiking else 'plain'}" in result.stdout
-    numbers = sum(t.numel() for t in random_tensors(CONFIG, 8 if spiking else None).values())
+    tensors = random_tensors(W8ASPIKE, GROUP) if spiking else random_tensors(CONFIG)
+    numbers = sum(t.numel() for t in tensors.values())
     assert f"{numbers:,} numbers" in result.stdout
     assert re.search(r"attention +│ 2 layers with a window of 7 keys +│ cpu, version", result.stdout)
     assert ("spike_linear" in result.stdout) == spiking
 
 
 def test_inspect_fails_where_a_selected_backend_has_no_kernel(checkpoint):
-    register_backend(python_backend("empty", {}))
+    register_backend(replace(python_backend("empty", {}), load=dict))
     try:
         with use_backend("cpu"):  # and back, after the command has selected another
             result = run("inspect", checkpoint, "--backend", "empty")

@@ -168,6 +168,6 @@ def test_embeddings_and_hidden_states(model: Any) -> None:
     given = model(inputs_embeds=model.get_input_embeddings()(tokens), attention_mask=mask, output_hidden_states=True)
     assert torch.equal(given.logits, model(tokens, attention_mask=mask).logits)
     assert len(given.hidden_states) == model.config.num_hidden_layers + 1
-    assert all(h.shape == (2, 6, 56) for h in given.hidden_states)
+    assert all(h.shape == (2, 6, model.config.hidden_size) for h in given.hidden_states)
     assert torch.equal(given.hidden_states[0][mask.bool()], model.get_input_embeddings()(tokens)[mask.bool()])
     assert torch.equal(model(tokens, return_dict=False)[0], model(tokens).logits)

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from checkpoints import CONFIG, random_tensors, write
+from checkpoints import CONFIG, GROUP, W8ASPIKE, random_tensors, write
 from gla_swa_reference import Reference
 from safetensors.torch import load_file
 from transformers import AutoConfig
@@ -53,7 +53,7 @@ def test_integers_are_made_once_from_float32_weights(tmp_path: Path) -> None:
         scales = raw[name + ".weight_quantizer.scales"][..., 0]
         assert layer.scales.dtype == torch.float32
         assert torch.equal(layer.scales, scales)
-        codes = (raw[name + ".weight"].unflatten(1, (-1, 8)) / scales[..., None]).round().flatten(1)
+        codes = (raw[name + ".weight"].unflatten(1, (-1, GROUP)) / scales[..., None]).round().flatten(1)
         assert torch.equal(layer.codes.float(), codes)
         assert layer.codes.dtype == torch.int16
         assert codes.abs().max() > 127
@@ -88,7 +88,7 @@ def test_released_group_size(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_packed_checkpoint_is_the_one_it_was_packed_from(tmp_path: Path) -> None:
     variant = make("w8aspike", tmp_path)
-    pack(variant.folder, tmp_path / "packed", group_size=8)
+    pack(variant.folder, tmp_path / "packed", group_size=GROUP)
     tokens, model = random_tokens(1, 9), load(tmp_path / "packed")
     assert relative(model(tokens).logits, variant.expected(tokens)) < 1e-10
     model.save_pretrained(tmp_path / "again")
@@ -96,7 +96,8 @@ def test_a_packed_checkpoint_is_the_one_it_was_packed_from(tmp_path: Path) -> No
 
 
 def test_a_plain_checkpoint_packs_to_8_bits(tmp_path: Path) -> None:
-    pack(make("7b", tmp_path).folder, tmp_path / "packed", group_size=8, down_proj=True)
+    plain = write(tmp_path / "plain", W8ASPIKE, random_tensors(W8ASPIKE))
+    pack(plain, tmp_path / "packed", group_size=GROUP, down_proj=True)
     model, info = load(tmp_path / "packed", torch.bfloat16, output_loading_info=True)
     layers = [module for module in model.modules() if isinstance(module, SpikeLinear)]
     assert {layer.codes.dtype for layer in layers} == {torch.int8}
@@ -108,11 +109,11 @@ def test_a_plain_checkpoint_packs_to_8_bits(tmp_path: Path) -> None:
 
 
 def test_small_integers_are_held_in_8_bits(tmp_path: Path) -> None:
-    tensors = random_tensors(CONFIG, group=8)
+    tensors = random_tensors(W8ASPIKE, GROUP)
     for name in tensors:
         if name.endswith("weight_quantizer.scales"):
             tensors[name] *= 2
-    model = load(write(tmp_path, CONFIG, tensors))
+    model = load(write(tmp_path, W8ASPIKE, tensors))
     layer = model.model.layers[0].attn.q_proj
     assert layer.codes.dtype == torch.int8
     wide = {name: value.clone() for name, value in model.state_dict().items()}

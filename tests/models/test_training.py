@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from checkpoints import CONFIG, PARALLEL
+from checkpoints import CONFIG, GROUP, PARALLEL, W8ASPIKE
 from variants import make, random_tokens, relative
 
 from spikingbrain_hal.models import GLAswaCache, GLAswaConfig, GLAswaForCausalLM
@@ -78,9 +78,10 @@ def test_a_new_model_is_initialised_as_configured() -> None:
 
 def two_layers(name: str) -> Any:
     """Compiling takes its time for each layer."""
-    config = {**(PARALLEL if name == "76b" else CONFIG), "num_hidden_layers": 2, "attn_layers": [1]}
+    base = {"7b": CONFIG, "76b": PARALLEL, "w8aspike": W8ASPIKE}[name]
+    config = {**base, "num_hidden_layers": 2, "attn_layers": [1]}
     config |= dict(full_attn_layers=[1]) if name == "76b" else {}
-    config |= dict(w8aspike=True, quant_weight_group_size=8) if name == "w8aspike" else {}
+    config |= dict(w8aspike=True, quant_weight_group_size=GROUP) if name == "w8aspike" else {}
     model = GLAswaForCausalLM(GLAswaConfig(**config))
     for module in model.modules():
         if isinstance(module, SpikeLinear):

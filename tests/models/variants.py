@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import CONFIG, PARALLEL, random_tensors, write
+from checkpoints import CONFIG, GROUP, PARALLEL, W8ASPIKE, random_tensors, write
 from gla_swa_reference import Reference
 from transformers import AutoModelForCausalLM, __version__
 
@@ -39,7 +39,8 @@ class Variant:
 def make(name: str, root: Path) -> Variant:
     """``7b``, ``76b`` or ``w8aspike`` at small size."""
     torch.manual_seed(20)
-    config, group = (PARALLEL, None) if name == "76b" else (CONFIG, 8 if name == "w8aspike" else None)
+    config = {"7b": CONFIG, "76b": PARALLEL, "w8aspike": W8ASPIKE}[name]
+    group = GROUP if name == "w8aspike" else None
     tensors = random_tensors(config, group)
     folder = write(root / name, config, tensors, shards=3 if group else 1)
     return Variant(name, folder, Reference(config, tensors))
