@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..ops.spike_linear import GROUP_SIZES
 from .manifest import FORMAT_VERSION, MANIFEST, UNFINISHED, Manifest, publish, read_shard, write_atomically
 from .shard import Part, ShardWriter, divide, part_bytes, source_bytes
 from .source import INDEX, PROJECTIONS, Source, open_source
@@ -45,7 +46,7 @@ def pack(
     Args:
         src: Folder of a ``gla_swa`` checkpoint of safetensors, plain or W8ASpike.
         dst: Folder to write; new, empty, or left by a run with the same arguments.
-        group_size: Inputs that share a scale.
+        group_size: Inputs that share a scale: 32, 64 or 128.
         down_proj: Pack the down projections too.
         shard_bytes: Bound of the files' size, but for a tensor that is larger by itself.
         progress: Is told how far it is.
@@ -59,8 +60,10 @@ def pack(
     Source: SpikingBrain technical report, eqs. 19-23.
     """
     src, dst = Path(src), Path(dst)
-    if group_size < 1 or shard_bytes < 1:
-        raise PackingError(f"pack: group_size is {group_size}, shard_bytes {shard_bytes}, expected positive numbers")
+    if group_size not in GROUP_SIZES:
+        raise PackingError(f"pack: group_size is {group_size}, expected one of {GROUP_SIZES}")
+    if shard_bytes < 1:
+        raise PackingError(f"pack: shard_bytes is {shard_bytes}, expected a positive number")
     _require_apart(src, dst)
     source = open_source(src, group_size, down_proj)
     shards = named_shards(source, shard_bytes)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROUP, HIDDEN, KV, MLP, VOCAB = 16, 64, 32, 96, 50
+GROUP, HIDDEN, KV, MLP, VOCAB = 32, 128, 32, 96, 50
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
 ATTENTION = {"q_proj": (HIDDEN, HIDDEN), "k_proj": (KV, HIDDEN), "v_proj": (KV, HIDDEN), "o_proj": (HIDDEN, HIDDEN)}
 MLPS = {"gate_proj": (MLP, HIDDEN), "up_proj": (MLP, HIDDEN), "down_proj": (HIDDEN, MLP)}

@@ -258,7 +258,8 @@ def test_command_says_what_is_wrong(src: Path, tmp_path: Path) -> None:
         ((src,), "DST is missing; only --verify takes one folder"),
         ((src, src), "lie one within the other"),
         ((src, tmp_path / "dst", "--verify"), "has no packing.json"),
-        ((src, tmp_path / "dst"), "expected a multiple of group_size, 128"),
+        ((src, tmp_path / "dst", "--down-proj"), "expected a multiple of group_size, 128"),
+        ((src, tmp_path / "dst", "--group-size", 48), "group_size is 48, expected one of (32, 64, 128)"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1
