@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
+from typing import ParamSpec
 
 import torch
 
@@ -28,6 +29,8 @@ PROBES = {
     "triton": ("triton", False),
     "moba": (None, False),
 }
+
+P = ParamSpec("P")
 
 _lock = threading.RLock()
 _active: list[Installation] = []
@@ -212,19 +215,15 @@ def installed(
     return Installation(libraries, override, flash_attn if announce else None)
 
 
-def install(
-    fla: str | None = "current",
-    flash_attn: str | None = flash_attn_library.VERSION,
-    int2spike: bool = True,
-    triton: bool = True,
-    *,
-    strict: bool = False,
-    override: bool = False,
-    announce: bool = False,
-) -> Installation:
-    """As :func:`installed`, until :func:`uninstall` is called."""
-    options = dict(strict=strict, override=override, announce=announce)
-    return installed(fla, flash_attn, int2spike, triton, **options).__enter__()
+def _at_once(make: Callable[P, Installation]) -> Callable[P, Installation]:
+    def install(*args: P.args, **options: P.kwargs) -> Installation:
+        """As :func:`installed`, until :func:`uninstall` is called."""
+        return make(*args, **options).__enter__()
+
+    return install
+
+
+install = _at_once(installed)
 
 
 def uninstall() -> None:
