@@ -38,7 +38,7 @@ def _call_with_care(spec: OpSpec, args: tuple[Any, ...]) -> Any:
     if not (_grad_enabled() and needs_grad(args)):
         return spec.raw(*args)
     if spec.differentiable:
-        return _autograd_function(spec).apply(*args)
+        return _functions[spec.name].apply(*args)
     if spec.mutates:
         raise RuntimeError(f"{spec.name} has no gradient: call it under torch.no_grad()")
     with torch.no_grad():
@@ -69,12 +69,9 @@ def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def _autograd_function(spec: OpSpec) -> type[torch.autograd.Function]:
-    function = _functions.get(spec.name)
-    if function is None:
-        make = _make_straight_through if spec.straight_through else _make_function
-        function = _functions[spec.name] = make(spec)
-    return function
+def register(spec: OpSpec) -> None:
+    """Makes an operator's ``autograd.Function``, before anyone compiles a call: Dynamo traces no class definition."""
+    _functions[spec.name] = _make_straight_through(spec) if spec.straight_through else _make_function(spec)
 
 
 def _make_straight_through(spec: OpSpec) -> type[torch.autograd.Function]:

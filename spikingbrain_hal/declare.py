@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import dispatch
+from . import autograd, dispatch
 from .registry import LIBRARY, OPERATORS
 from .spec import Input, OpSpec, Output
 
@@ -64,6 +64,8 @@ def operator(
         backward.terms = backward_terms
         spec.backward = backward
         _register(backward)
+    if differentiable:
+        autograd.register(spec)
     return spec
 
 

@@ -1,5 +1,7 @@
 """From a torch call to a kernel: selection, fallback, strictness, autograd, refused transforms, compile."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -226,6 +228,19 @@ def test_compiled_training_step_matches_eager(backend):
         grads.append(torch.autograd.grad(run(*leaves), leaves))
     for eager, compiled in zip(*grads, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_call_of_a_process_may_be_a_compiled_one():
+    code = """
+import torch
+from spikingbrain_hal import ops
+x = torch.randn(4, 3, requires_grad=True)
+step = torch.compile(lambda x: ops.lif_scan(ops.spike_quantize(x))[0].sum(), backend="aot_eager", fullgraph=True)
+step(x).backward()
+assert x.grad.any()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_autocast_casts_only_what_is_declared():
