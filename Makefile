@@ -98,7 +98,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/b
 # The libraries of spiking networks that ours are compared with come without what they ask for: CUDA's torchvision.
 $(VENV)/.dev: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/.installed
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' -C sbhal.backends="cpu;sim;maca"
-	$(PIP) install -c constraints.txt --no-deps spikingjelly snntorch loguru
+	$(PIP) install -c constraints.txt --no-deps --no-warn-conflicts spikingjelly snntorch loguru
 	@touch $@
 
 # Environments that borrow the first one's packages; of its editable install only what a .pth file imports.
@@ -118,5 +118,5 @@ $(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain
 $(OLD_TRANSFORMERS)/.installed: constraints.txt $(VENV)/.dev
 	$(call borrow,$(OLD_TRANSFORMERS))
 	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-deps --no-build-isolation -e . -C sbhal.backends="cpu;sim;maca"
-	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install "transformers==4.55.*" "huggingface_hub<1" "tokenizers<0.22"
+	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-warn-conflicts "transformers==4.55.*" "huggingface_hub<1" "tokenizers<0.22"
 	@touch $@
