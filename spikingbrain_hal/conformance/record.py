@@ -16,13 +16,15 @@ class Status(str, Enum):
     FAIL = "fail"
     CRASH = "crash"  # the worker process died
     TIMEOUT = "timeout"
+    DEVICE_LOST = "device_lost"  # the device answers no more; a new process is needed
     LIED = "lied"  # a plan accepted what the launch called unsupported
     UNSUPPORTED = "unsupported"  # a legal call that the backend says it does not serve
-    WAIVED = "waived"  # reserved: fails, as a waiver expects
+    WAIVED = "waived"  # fails, as a waiver expects
+    XPASS = "xpass"  # passes, although a waiver says that it fails
     NOT_RUN = "not_run"
 
 
-BROKEN = (Status.FAIL, Status.CRASH, Status.TIMEOUT, Status.LIED)
+BROKEN = (Status.FAIL, Status.CRASH, Status.TIMEOUT, Status.DEVICE_LOST, Status.LIED, Status.XPASS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Record:
 
     Attributes:
         id: The case's id.
-        op, check, part, dtype, case: Its pieces.
+        op, check, part, dtype, case: Its pieces; a check of the whole backend has the operator ``"backend"``.
         status: How it ended.
         seconds: How long it took.
         worst: The worst error as a fraction of what is allowed, where errors were measured.
@@ -39,6 +41,9 @@ class Record:
         excluded: Elements that were not compared because a derivative jumps there.
         message: Why it did not pass.
         reproduce: The command that runs this case alone, for one that is broken.
+        level: Of its check, 0 to 5.
+        waiver: The id of the waiver that applies to it, if one does.
+        output: The last that its process printed, for a case that cost the process.
     """
 
     id: str
@@ -54,6 +59,9 @@ class Record:
     excluded: int = 0
     message: str = ""
     reproduce: str = ""
+    level: int = 2
+    waiver: str = ""
+    output: str = ""
 
     @property
     def broken(self) -> bool:
