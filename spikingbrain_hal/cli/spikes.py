@@ -15,8 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..nn import SpikeLinear, SpikeStatistics
-from ..ops.spike_encode import spike_encode
+from ..nn import SpikeLinear, SpikeStatistics, encode_spikes
 from .checkpoint import BackendOption, DeviceOption, DtypeOption, ModelArgument, open_checkpoint, refusals, select
 
 PLACES = {
@@ -114,7 +113,8 @@ def _watched(model: Any, found: Measured) -> Iterator[None]:
 
 
 def _note(parts: list[tuple[SpikeStatistics, int]], k: float, module: Any, inputs: tuple[Any, ...]) -> None:
-    counts, _ = spike_encode(inputs[0], k, mean_dtype="input")
+    (read,) = inputs
+    counts = (encode_spikes(read, k) if isinstance(read, torch.Tensor) else read).counts
     parts.append((SpikeStatistics.of(counts), counts.numel()))
 
 

@@ -6,7 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn import GrowingCache, Layout, LinearState, RingCache, SpikeLinear, int8_round, spike_round, turn
+from ..nn import (
+    GrowingCache,
+    Layout,
+    LinearState,
+    RingCache,
+    SpikeLinear,
+    Spikes,
+    encode_spikes,
+    int8_round,
+    spike_round,
+    turn,
+)
 from ..ops.attention import attention
 from ..ops.gated_linear_attention import gated_linear_attention
 from .cache import AttentionState
@@ -18,6 +29,11 @@ def linear(config: GLAswaConfig, inputs: int, outputs: int, bias: bool) -> nn.Mo
     if config.w8aspike:
         return SpikeLinear(inputs, outputs, bias, config.spike_k, config.quant_weight_group_size)
     return nn.Linear(inputs, outputs, bias)
+
+
+def as_read(config: GLAswaConfig, x: Tensor) -> Tensor | Spikes:
+    """What the projections of x read: its spikes in a W8ASpike model, coded once for all of them."""
+    return encode_spikes(x, config.spike_k) if config.w8aspike else x
 
 
 def _accumulated(x: Tensor) -> Tensor:
@@ -99,26 +115,34 @@ class HybridAttention(nn.Module):
         Returns:
             The outputs, in x's shape.
         """
-        q, k, v = (p(x).unflatten(-1, (-1, self.config.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        read = as_read(self.config, x)
+        q, k, v = (p(read).unflatten(-1, (-1, self.config.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if not self.is_softmax:
-            o = self.g_norm(self._recall(x, q, k, v, layout, state, sinks))
+            o = self.g_norm(self._recall(read, q, k, v, layout, state, sinks))
         elif not self.is_linear:
             o = self._attend(q, k, v, layout, angles, state, sinks)
         else:
-            recalled = self.g_norm(self._recall(x, q, k, v, layout, state, sinks))
+            recalled = self.g_norm(self._recall(read, q, k, v, layout, state, sinks))
             attended = self.s_norm(self._attend(q, k, v, layout, angles, state, sinks))
             o = self.branch_weights[0] * recalled + self.branch_weights[1] * attended
         y: Tensor = self.o_proj(o.flatten(-2))
         return y
 
     def _recall(
-        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: Layout, state: AttentionState | None, sinks: int
+        self,
+        read: Tensor | Spikes,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layout: Layout,
+        state: AttentionState | None,
+        sinks: int,
     ) -> Tensor:
         if self.config.key_tied_decay:
             g = F.logsigmoid(-_accumulated(k))  # log(1 - sigmoid) loses all digits where the sigmoid is near 1
             q, k = q.sigmoid(), k.sigmoid()
         else:
-            g = F.logsigmoid(_accumulated(self.gk_proj(x))).view(k.shape) / self.config.gate_logit_normalizer
+            g = F.logsigmoid(_accumulated(self.gk_proj(read))).view(k.shape) / self.config.gate_logit_normalizer
             q, k = q.relu(), k.relu()
         memory = state.linear if state is not None else None
         if memory is None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import linear
+from .attention import as_read, linear
 from .configuration import GLAswaConfig
 
 
@@ -24,6 +24,7 @@ class GLU(nn.Module):
 
     def __init__(self, config: GLAswaConfig, experts: int = 1) -> None:
         super().__init__()
+        self.config = config
         inner = experts * config.intermediate_size
         self.gate_proj = linear(config, config.hidden_size, inner, False)
         self.up_proj = linear(config, config.hidden_size, inner, False)
@@ -36,7 +37,8 @@ class GLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x, [..., hidden_size], to the same shape."""
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        read = as_read(self.config, x)
+        y: Tensor = self.down_proj(F.silu(self.gate_proj(read)) * self.up_proj(read))
         return y
 
 

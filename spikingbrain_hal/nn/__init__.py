@@ -11,7 +11,7 @@ from .model import HybridBlock, SpikingBrain, State
 from .neurons import IF, LIF, Leaky, Neuron, ParametricLIF
 from .ring_cache import GrowingCache, RingCache
 from .rotary import rotary_angles, rotate, turn
-from .spike_linear import SpikeLinear, encode_weight, int8_round, spike_round
+from .spike_linear import SpikeLinear, Spikes, encode_spikes, encode_weight, int8_round, spike_round
 from .spiking import SpikeCoder, SpikeStatistics, SpikingLinear, SpikingMLP
 from .windowed_attention import WindowedAttention
 
@@ -30,12 +30,14 @@ __all__ = [
     "SpikeCoder",
     "SpikeLinear",
     "SpikeStatistics",
+    "Spikes",
     "SpikingBrain",
     "SpikingBrainConfig",
     "SpikingLinear",
     "SpikingMLP",
     "State",
     "WindowedAttention",
+    "encode_spikes",
     "encode_weight",
     "int8_round",
     "rotary_angles",

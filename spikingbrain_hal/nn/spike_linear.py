@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +43,33 @@ def encode_weight(weight: Tensor, scales: Tensor) -> Tensor:
     return integers
 
 
+class Spikes(NamedTuple):
+    """Activations as spikes: what several :class:`SpikeLinear` layers of one input share.
+
+    Attributes:
+        counts: Whole spikes, [..., K], int16.
+        v_threshold: What one spike of a row is worth, [..., 1], float32, or float64 for activations of float64.
+        dtype: Of the activations, and of what layers make of them.
+    """
+
+    counts: Tensor
+    v_threshold: Tensor
+    dtype: torch.dtype
+
+
+def encode_spikes(x: Tensor, k: float = 3.0) -> Spikes:
+    """Codes activations x, [..., K], with k spikes a channel, the mean rounded to x's dtype as in the released models.
+
+    Source: SpikingBrain technical report, eqs. 19-21.
+    """
+    return Spikes(*spike_encode(x, k, mean_dtype="input"), x.dtype)
+
+
 class SpikeLinear(nn.Module):
     """A linear layer of integer weights that reads spike counts: what ``W8ASpike`` names.
 
     ``y = v_threshold * sum_g scale_g * sum_{k in g} s_k n_k + bias`` with the counts s and threshold of
-    :func:`~spikingbrain_hal.ops.spike_encode`, whose mean is rounded to the input's dtype as in the released models.
-    For inference: its weights are integers, and have no gradient.
+    :func:`encode_spikes`. For inference: its weights are integers, and have no gradient.
 
     Args:
         in_features: Size of the last axis of the input, a multiple of group_size.
@@ -79,19 +100,22 @@ class SpikeLinear(nn.Module):
         self.register_buffer("scales", torch.ones(out_features, in_features // group_size, dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Spikes) -> Tensor:
         """Maps x, [..., in_features], to [..., out_features] in x's dtype.
+
+        Args:
+            x: Activations, or their spikes, where several layers read the same.
 
         Raises:
             RuntimeError: The layer is in training mode.
         """
         if self.training:
             raise RuntimeError("SpikeLinear has integer weights and no gradient; call eval() on the model")
-        counts, v_threshold = spike_encode(x, self.k, mean_dtype="input")
+        counts, v_threshold, dtype = encode_spikes(x, self.k) if isinstance(x, Tensor) else x
         layer = (counts, v_threshold, self.codes, self.scales)
-        if x.dtype == torch.float64:  # which no kernel takes
+        if dtype == torch.float64:  # which no kernel takes
             return reference(*layer, self.bias, self.group_size)
-        return spike_linear(*layer, self.group_size, self.bias, out_dtype=x.dtype)
+        return spike_linear(*layer, self.group_size, self.bias, out_dtype=dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         loaded = state_dict.get(prefix + "codes")
@@ -120,8 +144,8 @@ def spike_round(x: Tensor, k: float = 3.0) -> Tensor:
     Differs from :func:`~spikingbrain_hal.ops.spike_quantize` in 16 bits, where the released models round each row's
     mean too.
     """
-    counts, v_threshold = spike_encode(x, k, mean_dtype="input")
-    return (counts * v_threshold).to(x.dtype)
+    counts, v_threshold, dtype = encode_spikes(x, k)
+    return (counts * v_threshold).to(dtype)
 
 
 def int8_round(x: Tensor) -> Tensor:

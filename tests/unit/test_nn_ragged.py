@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikingbrain_hal import ops
-from spikingbrain_hal.nn import GrowingCache, Layout, LinearState, RingCache, SpikeLinear, int8_round, spike_round
+from spikingbrain_hal.nn import (
+    GrowingCache,
+    Layout,
+    LinearState,
+    RingCache,
+    SpikeLinear,
+    encode_spikes,
+    int8_round,
+    spike_round,
+)
 
 masks = st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=3).map(torch.tensor)
 
@@ -96,6 +105,8 @@ def test_spike_linear_follows_its_formula() -> None:
         sums += counts[..., part].double() @ layer.codes[:, part].double().T * layer.scales[:, group].double()
     expected = threshold.double() * sums + layer.bias.double()
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-4)
+    for narrow in (x, x.bfloat16(), x.double()):
+        assert torch.equal(layer(encode_spikes(narrow, 2.0)), layer(narrow))
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     assert (layer.scales.dtype, layer.codes.dtype) == (torch.float32, torch.int16)
     assert "codes=torch.int16" in repr(layer)
