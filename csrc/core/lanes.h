@@ -1,6 +1,7 @@
 // Scans over the first axis of [T, ...] tensors on a CPU, a block of neurons at a time.
 #pragma once
 #include "neurons.h"
+#include "parallel.h"
 #include "simd.h"
 
 namespace sbhal {
@@ -38,16 +39,7 @@ template <class T> SBHAL_INLINE void put(T* p, vf v, int64_t n, bool around_cach
     store(p, v);
 }
 
-// Tasks of several blocks, so that small problems still fill the threads and large ones pay little for scheduling.
-struct Blocks {
-  int64_t count, per_task, tasks;
-  explicit Blocks(int64_t lanes)
-      : count(ceil_div(lanes, kBlock)),
-        per_task(max<int64_t>(1, min<int64_t>(16, count / 256))),
-        tasks(ceil_div(count, per_task)) {}
-  int64_t begin(int64_t task) const { return task * per_task * kBlock; }
-  int64_t end(int64_t task, int64_t lanes) const { return min(lanes, begin(task + 1)); }
-};
+inline Tasks blocks_of(int64_t neurons) { return {neurons, kBlock, 16}; }
 
 }  // namespace
 }  // namespace SBHAL_ISA

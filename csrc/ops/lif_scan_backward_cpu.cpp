@@ -1,7 +1,6 @@
 // lif_scan_backward: potentials are recomputed forwards from the spikes that were emitted, never decided again, then
 // one sweep back in time. Long scans keep the state at segment starts only and recompute one segment at a time.
 #include "core/lanes.h"
-#include "core/parallel.h"
 #include "lif_gradient.h"
 
 namespace sbhal {
@@ -23,7 +22,7 @@ struct Segments {
   int64_t slice() const { return (2 * length + 1 + count) * kBlock; }  // floats
 };
 
-int64_t slots_of(const Blocks& blocks) { return min(kSlots, blocks.tasks); }
+int64_t slots_of(const Tasks& blocks) { return min(kSlots, blocks.count); }
 
 int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const Tensor& v_threshold_tensor,
              const Tensor& spikes, const Tensor& grad_spikes, const Tensor& grad_v_final, const Tensor& grad_v,
@@ -35,7 +34,7 @@ int64_t plan(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, cons
               reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   check_gradients(x, spikes, grad_spikes, grad_v);
   last_gradient(grad_v_final, x);
-  return slots_of(Blocks(scan.neurons)) * Segments(scan.steps).slice() * static_cast<int64_t>(sizeof(float));
+  return slots_of(blocks_of(scan.neurons)) * Segments(scan.steps).slice() * static_cast<int64_t>(sizeof(float));
 }
 
 // The neurons of one block.
@@ -186,14 +185,14 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
   const Parameter last = last_gradient(grad_v_final, x);
   const Neuron n = scan.neuron;
   const int64_t steps = scan.steps, neurons = scan.neurons, slice = Segments(steps).slice();
-  const Blocks blocks(neurons);
+  const Tasks blocks = blocks_of(neurons);
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(blocks)));
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     const bool around_cache = steps * neurons * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-    parallel_for(blocks.tasks, threads, [&](int64_t task, int thread) {
+    parallel_for(blocks.count, threads, [&](int64_t task, int thread) {
       float* scratch = reinterpret_cast<float*>(launch.workspace) + thread * slice;
-      for (int64_t first = blocks.begin(task); first < blocks.end(task, neurons); first += kBlock) {
+      for (int64_t first = blocks.begin(task); first < blocks.end(task); first += kBlock) {
         State state{};
         const int64_t lanes = min(kBlock, neurons - first);
         fill(state.v, scan.start, first, lanes);

@@ -1,7 +1,6 @@
 // lif_scan: leaky integrate-and-fire neurons over time. A block of neurons goes through all steps with its state in L1,
 // so every input is read once and every spike is written once.
 #include "core/lanes.h"
-#include "core/parallel.h"
 #include "lif_scan.h"
 
 namespace sbhal {
@@ -49,13 +48,13 @@ void launch(const Tensor& x, const Tensor& v0, const Tensor& decay_tensor, const
               reset_next_step, detach_reset, strict, max_count, count_rounding, v_min, surrogate, alpha, beta);
   const Neuron n = scan.neuron;
   const int64_t steps = scan.steps, neurons = scan.neurons;
-  const Blocks blocks(neurons);
+  const Tasks blocks = blocks_of(neurons);
   with_float(x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     const bool around_cache = steps * neurons * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-    parallel_for(blocks.tasks, launch.num_threads, [&](int64_t task, int) {
+    parallel_for(blocks.count, launch.num_threads, [&](int64_t task, int) {
       State state{};
-      for (int64_t first = blocks.begin(task); first < blocks.end(task, neurons); first += kBlock) {
+      for (int64_t first = blocks.begin(task); first < blocks.end(task); first += kBlock) {
         const int64_t lanes = min(kBlock, neurons - first);
         fill(state.v, scan.start, first, lanes);
         fill(state.decay, scan.decays, first, lanes);

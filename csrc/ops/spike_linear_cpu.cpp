@@ -63,16 +63,16 @@ void launch(const Tensor& counts, const Tensor& v_threshold, const Tensor& weigh
   const Counts packed = pack_counts(counts, weight, layer, launch.workspace, launch.num_threads);
   const Call call = {layer, packed, v_threshold, weight, scales, bias, y};
   const Blocks blocks(layer.counts.count);
-  const Panels panels(layer.outputs);
-  parallel_for(blocks.count * panels.tasks, launch.num_threads, [&](int64_t task, int) {
+  const Tasks panels(layer.outputs, kColumns, 4);  // neighbours in one: what a panel asks for early, its thread reads
+  parallel_for(blocks.count * panels.count, launch.num_threads, [&](int64_t task, int) {
     const int64_t first_row = task % blocks.count * blocks.rows;
     const int64_t rows = min(blocks.rows, layer.counts.count - first_row);
-    panels.each(task / blocks.count, [&](int64_t column) {
+    const int64_t place = task / blocks.count;
+    for (int64_t column = panels.begin(place); column < panels.end(place); column += kColumns)
       if (is_bytes(weight))
         call.run<int8_t>(column, first_row, rows);
       else
         call.run<int16_t>(column, first_row, rows);
-    });
   });
 }
 

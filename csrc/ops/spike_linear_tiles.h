@@ -223,19 +223,6 @@ struct Blocks {
       : count(ceil_div(all, kMostRows)), rows(count ? round_up(ceil_div(all, count), kDotRows) : 0) {}
 };
 
-// Neighbouring panels in tasks, so that what one asks for early is read by the same thread.
-struct Panels {
-  int64_t count, per_task, tasks;
-  explicit Panels(int64_t outputs)
-      : count(ceil_div(outputs, kColumns)),
-        per_task(max<int64_t>(1, min<int64_t>(4, count / 64))),
-        tasks(ceil_div(count, per_task)) {}
-  // Calls f(first output) for each panel of a task.
-  template <class F> void each(int64_t task, const F& f) const {
-    for (int64_t panel = task * per_task; panel < min(count, (task + 1) * per_task); ++panel) f(panel * kColumns);
-  }
-};
-
 }  // namespace
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
