@@ -15,7 +15,7 @@ ISA_LEVELS := portable avx2 avx512 avx512_bf16
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install conformance test old-transformers check docs bench isa sim race sanitize sim-full gpu-check clean
+.PHONY: help install conformance test old-transformers check docs bench isa sim race sanitize sim-full gpu-check vendor calibration fuzz clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -37,6 +37,7 @@ check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
 	$(BIN)/mypy
 	git ls-files '*.h' '*.cpp' '*.hip' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m spikingbrain_hal.docs --check
+	$(BIN)/python -m spikingbrain_hal.conformance.mustpass --check
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py tests/unit/test_docs.py
 
 docs: $(VENV)/.installed  ## write docs/ops.md and the type stub of the operators from their declarations
@@ -76,6 +77,17 @@ gpu-check: $(VENV)/.dev  ## compile the GPU backends for every target and read t
 	$(PIP) install -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/gpu/check.py --out $(OUT)/gpu
 
+vendor: $(VENV)/.dev  ## backends in packages of their own: the examples pass, a package for each GPU compiler compiles
+	tests/gpu/toolchains.sh
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/vendor/check.py --out $(OUT)/vendor
+
+calibration: $(VENV)/.dev  ## every planted bug and correct variant at 20 seeds, all checks; hours
+	$(BIN)/sbhal calibrate --seeds 20 --out $(OUT)/calibration
+
+fuzz: $(VENV)/.dev  ## 100,000 random calls on the CPU and on a simulated device; about an hour
+	$(BIN)/python -m spikingbrain_hal.conformance.fuzz --backend cpu --examples 100000
+	$(BIN)/python -m spikingbrain_hal.conformance.fuzz --backend sim --examples 100000
+
 # PYTHONSAFEPATH keeps the checkout, which has no native module beside it, off the import path.
 sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests under ASan and UBSan
 	export $(SANITIZED); \
@@ -97,7 +109,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/b
 # The developers' install has the simulated GPUs beside the CPU backend.
 # The libraries of spiking networks that ours are compared with come without what they ask for: CUDA's torchvision.
 $(VENV)/.dev: constraints.txt pyproject.toml $(NATIVE_SOURCES) | $(VENV)/.installed
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' -C sbhal.backends="cpu;sim;maca"
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' --config-settings=sbhal.backends="cpu;sim;maca"
 	$(PIP) install -c constraints.txt --no-deps --no-warn-conflicts spikingjelly snntorch loguru
 	@touch $@
 
@@ -110,13 +122,13 @@ borrow = $(PYTHON) -m venv --without-pip $(1); \
 $(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain_hal -name '*.py')
 	$(call borrow,$(SANITIZE)/venv)
 	$(PIP) --python $(SANITIZE)/venv/bin/python install --no-deps --no-build-isolation --force-reinstall . \
-	  -C sbhal.backends="cpu;sim;maca" -C cmake.define.SBHAL_SANITIZE=address,undefined \
-	  -C cmake.define.SBHAL_SIM_MATRIX_UNITS=OFF -C build-dir=$(SANITIZE)/build -C install.strip=false
+	  --config-settings=sbhal.backends="cpu;sim;maca" --config-settings=cmake.define.SBHAL_SANITIZE=address,undefined \
+	  --config-settings=cmake.define.SBHAL_SIM_MATRIX_UNITS=OFF --config-settings=build-dir=$(SANITIZE)/build --config-settings=install.strip=false
 	@touch $@
 
 # The oldest transformers that models are served for; the other environment has the newest.
 $(OLD_TRANSFORMERS)/.installed: constraints.txt $(VENV)/.dev
 	$(call borrow,$(OLD_TRANSFORMERS))
-	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-deps --no-build-isolation -e . -C sbhal.backends="cpu;sim;maca"
+	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-deps --no-build-isolation -e . --config-settings=sbhal.backends="cpu;sim;maca"
 	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-warn-conflicts "transformers==4.55.*" "huggingface_hub<1" "tokenizers<0.22"
 	@touch $@

@@ -27,7 +27,7 @@ class CMakeBuild(build_ext):
         defines = {
             "CMAKE_BUILD_TYPE": "Release",
             "SBHAL_BACKENDS": BACKENDS,
-            "SBHAL_INSTALL_DIR": package / "backends",
+            "SBHAL_INSTALL_DIR": package,
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
@@ -44,7 +44,7 @@ setup(
         *(f"spikingbrain_hal.{name}" for name in find_packages(include=["backends*"])),
     ],
     package_dir={"spikingbrain_hal.backends": "backends"},
-    package_data={"": ["py.typed", "*.pyi", "*.j2"]},
+    package_data={"": ["py.typed", "*.pyi", "vendor.h", "**/*.j2", "**/*.json"]},
     ext_modules=[Extension(f"spikingbrain_hal.backends.{b}._native", []) for b in BACKENDS.split(";")],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,5 +1,12 @@
-"""``python -m spikingbrain_hal`` is ``sbhal``."""
+"""``python -m spikingbrain_hal`` is ``sbhal``; with ``--cmakedir`` it says where the CMake package is."""
 
-from .cli import main
+import sys
 
-main()
+if sys.argv[1:] == ["--cmakedir"]:
+    from .native import cmake_dir
+
+    print(cmake_dir())
+else:
+    from .cli import main
+
+    main()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 
 def pair_axes(names: Sequence[str], shape: tuple[int, ...]) -> list[tuple[str, Any]]:
     """Pairs axis names with sizes; ``...`` takes a tuple of what the others leave."""
@@ -16,3 +18,9 @@ def pair_axes(names: Sequence[str], shape: tuple[int, ...]) -> list[tuple[str, A
     head = list(zip(names[:at], shape[:at], strict=True))
     tail = list(zip(names[at + 1 :], shape[len(shape) - after :], strict=True))
     return [*head, ("...", middle), *tail]
+
+
+def usual_scale(q: Tensor) -> float:
+    """The factor on scores of queries, by their last axis; 1 for what has none, which the declaration judges."""
+    width = q.shape[-1] if isinstance(q, Tensor) and q.dim() else 0
+    return width**-0.5 if width else 1.0

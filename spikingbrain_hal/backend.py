@@ -41,6 +41,22 @@ class DeviceProperties:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """How precisely a backend computes with float32. Conformance measures it: kernels may be better, never worse.
+
+    Attributes:
+        tf32: Factors of products may be rounded to the 11 bits of TF32. Such products are outside tolerance; saying so
+            tells what is wrong.
+        flush_to_zero: Numbers below the smallest normal one may become 0.
+        accumulate: The narrowest dtype that sums and states are kept in: ``"float32"``, ``"float16"``, ``"bfloat16"``.
+    """
+
+    tf32: bool = False
+    flush_to_zero: bool = False
+    accumulate: str = "float32"
+
+
+@dataclass(frozen=True)
 class Backend:
     """A set of kernels for one kind of device.
 
@@ -55,6 +71,7 @@ class Backend:
         priority: The higher of two available backends of one device type is chosen.
         checks_contents: Its kernels refuse bad values (offsets that decrease, counts that do not fit) themselves. Where
             they don't, as on devices, the dispatcher does it under ``SBHAL_CHECK=1``, which waits for the device.
+        numerics: What its float32 is.
     """
 
     name: str
@@ -66,3 +83,4 @@ class Backend:
     simulated: bool = False
     priority: int = 0
     checks_contents: bool = True
+    numerics: Numerics = Numerics()

@@ -122,9 +122,10 @@ def _is_float(output: Output) -> bool:
 
 @contextlib.contextmanager
 def _recording() -> Iterator[None]:
-    """Autograd on, even below the dispatcher's autograd layer: compiled graphs call operators there."""
+    """Autograd on, writes to views included, even below the dispatcher's autograd layer, where compiled graphs call."""
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-    allowed = exclude.remove(torch._C.DispatchKey.AutogradFunctionality)
+    keys = torch._C.DispatchKey
+    allowed = exclude.remove(keys.AutogradFunctionality).remove(keys.ADInplaceOrView)
     with torch._C._ForceDispatchKeyGuard(include, allowed), torch.enable_grad():
         yield
 

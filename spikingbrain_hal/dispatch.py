@@ -22,6 +22,7 @@ from .registry import LIBRARY
 from .spec import NAMESPACE, OpSpec
 
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+DEVICE_TYPES = tuple(_KEYS)
 _counts: Counter[str] = Counter()
 _warned: set[tuple[str, str, str]] = set()
 
@@ -133,13 +134,18 @@ def _contiguous(spec: OpSpec, args: Sequence[Any], error: StrideError) -> list[A
     spec.check(args)
     copies = list(args)
     for i, name in enumerate(spec.inputs):
-        if isinstance(args[i], Tensor) and not args[i].is_contiguous() and name not in spec.mutates:
-            copies[i] = args[i].contiguous()
+        if isinstance(args[i], Tensor) and not _has_usual_strides(args[i]) and name not in spec.mutates:
+            copies[i] = args[i].clone(memory_format=torch.contiguous_format)
             _counts["copies"] += 1
     if all(a is b for a, b in zip(args, copies, strict=True)):
         why = "what is written in place cannot be copied" if spec.mutates else "yet every input is contiguous"
         raise ValueError(f"{error}; {why}")
     return copies
+
+
+def _has_usual_strides(tensor: Tensor) -> bool:
+    """Kernels look at strides only; torch calls any tensor without elements contiguous."""
+    return tensor.is_contiguous() and tensor.numel() > 0
 
 
 def _fall_back(spec: OpSpec, args: Sequence[Any], device_type: str, reason: str) -> Any:

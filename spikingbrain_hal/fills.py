@@ -20,8 +20,14 @@ def _normal(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tenso
 
 
 def _current(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
-    """Strong enough that neurons fire often, on a grid so coarse that many potentials hit their threshold exactly."""
-    return (4.0 + 6.0 * torch.randn(shape, generator=generator)).round() / 4
+    """Strong enough that neurons fire often, on a grid so coarse that many potentials hit their threshold exactly.
+
+    Where potentials have a floor the last neuron gets a NaN halfway, which neither fires nor stops at the floor.
+    """
+    current = (4.0 + 6.0 * torch.randn(shape, generator=generator)).round() / 4
+    if a.get("v_min", -torch.inf) > -torch.inf and current.numel():
+        current[shape[0] // 2].view(-1)[-1] = torch.nan
+    return current
 
 
 def _log_decay(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
@@ -101,9 +107,12 @@ def _long_tailed(shape: tuple[int, ...], a: Arguments, generator: Generator) -> 
 
 
 def _codes(shape: tuple[int, ...], a: Arguments, generator: Generator) -> Tensor:
-    """Of an 8-bit quantizer that clamps nothing; one output in 16 holds the largest there are. Narrower types wrap."""
+    """Of an 8-bit quantizer that clamps nothing; one output in 16 holds the largest there are, where counts do too.
+
+    Narrower types wrap.
+    """
     codes = torch.randint(-200, 201, shape, generator=generator)
-    codes[3::16, :2] = torch.tensor([32767, -32768])[: shape[1]]
+    codes[3::16, :5] = torch.tensor([32767, -32768, 1, 1, -32768])[: shape[1]]
     return codes
 
 

@@ -33,28 +33,48 @@ def torch_vendor() -> str:
     return "NVIDIA" if torch.version.cuda else ""
 
 
-def device_backend(package: str, name: str, vendor: str, refuse: Callable[[], str | None] = lambda: None) -> Backend:
+def device_backend(package: str, name: str, vendor: str, torch_for: str = "", priority: int = 0) -> Backend:
     """A backend for a vendor's GPUs.
 
     Args:
         package: The backend's package, which holds ``_native`` when it was built.
         name: The backend's name.
-        vendor: As :func:`torch_vendor` calls it.
-        refuse: Why the devices that torch sees cannot be used, asked before the native module is loaded.
+        vendor: Whose devices it serves.
+        torch_for: What :func:`torch_vendor` says of the builds of torch that see those devices; the vendor if absent.
+        priority: As in :class:`Backend`.
     """
+    expected = torch_for or vendor
 
     def probe() -> str | None:
-        if find_spec(f"{package}._native") is None:
-            return problem_of(f"{package}._native", name)
+        module = f"{package}._native"
+        if find_spec(module) is None:
+            return problem_of(module)
         found = torch_vendor()  # before another vendor's runtime is loaded beside torch's
-        if found != vendor:
-            return f"this torch serves {found or 'no'} devices, not {vendor}'s"
+        if found != expected:
+            return f"this torch serves {found or 'no'} devices, not {expected}'s"
         try:
-            return refuse() or problem_of(f"{package}._native", name) or _native(package).problem() or None
+            return _without_code(package) or problem_of(module) or _native(package).problem() or None
         except RuntimeError as error:
             return str(error)
 
-    return _backend(name, vendor, "cuda", probe, lambda: _native(package), simulated=False)
+    return _backend(name, vendor, "cuda", probe, lambda: _native(package), simulated=False, priority=priority)
+
+
+def _without_code(package: str) -> str | None:
+    """Which device a build that names its targets has no code for: some runtimes end the process at a first call."""
+    try:
+        targets = getattr(import_module(f"{package}._built"), "targets", ())
+    except ModuleNotFoundError:
+        return None
+    names = {target.split(":")[0] for target in targets}
+    for index in range(torch.cuda.device_count() if targets else 0):
+        name = torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+        if name not in names:
+            return (
+                f"device {index} is {name}, this build has code for {', '.join(targets)}; "
+                f'reinstall with -C cmake.define.SBHAL_ROCM_ARCHS="{name}"'
+            )
+    return None
 
 
 def simulated_backend(package: str, name: str, vendor: str, module: Callable[[], str] = lambda: "_native") -> Backend:
@@ -69,7 +89,7 @@ def simulated_backend(package: str, name: str, vendor: str, module: Callable[[],
 
     def probe() -> str | None:
         try:
-            return _processor_problem() or problem_of(f"{package}.{module()}", name)
+            return _processor_problem() or problem_of(f"{package}.{module()}")
         except ValueError as error:
             return str(error)
 
@@ -96,6 +116,7 @@ def _backend(
     probe: Callable[[], str | None],
     native: Callable[[], Any],
     simulated: bool,
+    priority: int = 0,
 ) -> Backend:
     def load() -> Mapping[str, Kernel]:
         return load_kernels(native(), device_type)
@@ -105,4 +126,4 @@ def _backend(
         details = module.device(torch.cuda.current_device() if device_type == "cuda" else 0)
         return DeviceProperties(details.pop("name"), details | {"tensors by": tensors_by(module)})
 
-    return Backend(name, vendor, device_type, probe, load, properties, simulated, checks_contents=False)
+    return Backend(name, vendor, device_type, probe, load, properties, simulated, priority, checks_contents=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from .spec import Rule
+
+LARGEST = 3.4028234663852886e38  # of float32
 
 
 def multiple(large: str, small: str) -> Rule:
@@ -32,11 +33,21 @@ def one_of(attribute: str, *accepted: str) -> Rule:
 
 
 def finite(*attributes: str) -> Rule:
-    """A rule: numbers are neither infinite nor NaN."""
+    """A rule: numbers are ones that float32 holds, neither infinite nor NaN."""
 
     def rule(a: Mapping[str, Any]) -> str | None:
-        wrong = [n for n in attributes if not math.isfinite(a[n])]
+        wrong = [n for n in attributes if not abs(a[n]) <= LARGEST]
         return f"{wrong[0]} is {a[wrong[0]]}, expected a finite number" if wrong else None
+
+    return rule
+
+
+def not_empty(*names: str) -> Rule:
+    """A rule: offsets, where given, hold at least the first."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        empty = [n for n in names if a[n] is not None and a[n].numel() == 0]
+        return f"{empty[0]} is empty, expected at least the offset 0" if empty else None
 
     return rule
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -87,14 +88,10 @@ class Case:
     @property
     def id(self) -> str:
         """A short name, unique among an operator's cases."""
-        parts = [_size_id(axis, size) for axis, size in self.sizes.items()]
+        parts = [f"{a}{n}" if a != "..." else "x".join(map(str, n)) or "scalar" for a, n in self.sizes.items()]
         parts += [f"{name}={value}" for name, value in self.attrs.items()]
         parts += list(self.given) + ([f"ragged{self.ragged}"] if self.ragged else [])
         return "-".join(parts).replace(" ", "")
-
-
-def _size_id(axis: str, size: Any) -> str:
-    return f"{axis}{size}" if axis != "..." else "x".join(map(str, size)) or "scalar"
 
 
 @dataclass(frozen=True)
@@ -203,9 +200,11 @@ class OpSpec:
         origin: dict[str, str] = {}
         self._check_dtypes(a)
         for axis, derive in self.derived.items():
-            if self._present(derive, a):
-                sizes[axis] = derive(**{p: a[p] for p in inspect.signature(derive).parameters})
-                origin[axis] = " and ".join(inspect.signature(derive).parameters)
+            names = inspect.signature(derive).parameters
+            if self._present(names, a):
+                with suppress(IndexError):  # of a tensor with too few axes, which binding them refuses
+                    sizes[axis] = derive(**{n: a[n] for n in names})
+                origin[axis] = " and ".join(names)
         for name, spec in self.inputs.items():
             if a[name] is not None:
                 self._bind_axes(name, spec, a[name], sizes, origin)
@@ -221,8 +220,7 @@ class OpSpec:
         for problem in filter(None, (rule(a) for rule in rules)):
             raise ValueError(f"{self.name}: {problem}")
 
-    def _present(self, derive: Callable[..., int], a: Mapping[str, Any]) -> bool:
-        names = inspect.signature(derive).parameters
+    def _present(self, names: Iterable[str], a: Mapping[str, Any]) -> bool:
         return all(a[n] is not None or n in self.optional for n in names if n in self.inputs)
 
     def _check_dtypes(self, a: Mapping[str, Any]) -> None:

@@ -46,13 +46,20 @@ def project_files() -> list[Path]:
 
 
 def copy_project(target: Path, kernels: str = "spike_encode") -> Path:
-    """Copies the project, with the kernels of one operator only so that it builds in seconds."""
+    """Copies the project, with the kernels of one operator only so that it builds in seconds; all for ``""``."""
     for name in project_files():
         if name.parent == Path("csrc/ops") and name.suffix != ".h" and not name.name.startswith(kernels):
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)
     return target
+
+
+def build_wheel(project: Path, folder: Path, *options: str) -> Path:
+    """The wheel that pip builds of a project, without network access."""
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, *options, cwd=project)
+    return next(folder.glob("*.whl"))
 
 
 @dataclass(frozen=True)
@@ -82,5 +89,11 @@ def make_environment(folder: Path) -> Environment:
     made = Environment(folder)
     site = run(made.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
     # A folder that a .pth file names joins the path; the .pth files inside it, an editable install's too, don't run.
-    Path(site.strip(), "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    borrowed = folder / "borrowed"
+    borrowed.mkdir()
+    for name in dict.fromkeys(entry for entry in sys.path if Path(entry).name == "site-packages"):
+        for item in Path(name).iterdir():
+            if "spikingbrain_hal" not in item.name and not (borrowed / item.name).exists():
+                (borrowed / item.name).symlink_to(item)
+    Path(site.strip(), "borrowed.pth").write_text(f"{borrowed}\n")
     return made

@@ -28,3 +28,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def contents_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the conformance command does for backends that look at no values themselves."""
+    monkeypatch.setenv("SBHAL_CHECK", "1")

@@ -1,25 +1,4 @@
-# NVIDIA: nvcc of the CUDA toolkit, 12 or later. SBHAL_CUDA_ARCHS: compute capabilities; the last also as PTX.
-include(cmake/gpu_module.cmake)
-set(SBHAL_CUDA_ARCHS "80;90" CACHE STRING "Compute capabilities to compile for; the last also as PTX for later ones")
-set(SBHAL_CUDA_FLAGS "" CACHE STRING "More flags for nvcc")
-find_program(SBHAL_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin DOC "NVIDIA's compiler")
-if(NOT SBHAL_NVCC)
-  message(FATAL_ERROR "The cuda backend needs nvcc of the CUDA toolkit: set CUDA_HOME or -DSBHAL_NVCC=<path>.")
-endif()
-
-set(flags -x cu -Xcompiler=-fPIC,-fvisibility=hidden ${SBHAL_CUDA_FLAGS})
-foreach(arch IN LISTS SBHAL_CUDA_ARCHS)
-  list(APPEND flags -gencode=arch=compute_${arch},code=sm_${arch})
-endforeach()
-list(GET SBHAL_CUDA_ARCHS -1 newest)
-list(APPEND flags -gencode=arch=compute_${newest},code=compute_${newest})
-
-execute_process(COMMAND ${SBHAL_NVCC} --dryrun -x cu /dev/null -o /dev/null ERROR_VARIABLE plan OUTPUT_QUIET)
-string(REGEX MATCH "TOP=([^\n]*)" _ "${plan}")
-find_library(SBHAL_CUDART cudart_static HINTS "${CMAKE_MATCH_1}" PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib
-                                                                              targets/sbsa-linux/lib)
-if(NOT SBHAL_CUDART)
-  message(FATAL_ERROR "libcudart_static was not found beside nvcc (${CMAKE_MATCH_1}): set -DSBHAL_CUDART=<path>.")
-endif()
-find_package(Threads REQUIRED)
-sbhal_gpu_module(cuda "${SBHAL_NVCC}" "${flags}" "${SBHAL_CUDART}" Threads::Threads rt ${CMAKE_DL_LIBS})
+# NVIDIA GPUs.
+sbhal_find_nvcc(toolchain)
+sbhal_add_backend(cuda GPU ${toolchain} INCLUDE "${CMAKE_CURRENT_LIST_DIR}" DESTINATION "${SBHAL_BACKEND_DIR}")
+sbhal_use_shared_sources(cuda ALL)

@@ -48,10 +48,4 @@ template <Call call> PyObject* entry_point(PyObject* self, PyObject* const* obje
 
 void define(pybind11::module_& m, const std::string& name, const KernelEntry* entry, _PyCFunctionFast function);
 
-// The kernels that were linked into this module.
-extern "C" {
-extern const KernelEntry* const __start_sbhal_kernels[] __attribute__((visibility("hidden")));
-extern const KernelEntry* const __stop_sbhal_kernels[] __attribute__((visibility("hidden")));
-}
-
 }  // namespace sbhal

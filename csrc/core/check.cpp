@@ -59,6 +59,16 @@ void check_innermost(const char* name, const Tensor& t) {
     fail(Error::stride, "%s has innermost stride %lld, expected 1", name, static_cast<long long>(t.stride[t.ndim - 1]));
 }
 
+void check_contiguous(const char* name, const Tensor& t) {
+  bool in_order = true;
+  int64_t expected = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    in_order = in_order && (t.shape[i] == 1 || t.stride[i] == expected);
+    expected *= t.shape[i];
+  }
+  if (!in_order && expected > 0) fail(Error::stride, "%s is not contiguous", name);  // an empty one always is
+}
+
 void check_offsets(const char* name, const Tensor& t, int64_t total) {
   if (t.ndim != 1 || t.shape[0] < 1) fail(Error::value, "%s must be one-dimensional with at least one entry", name);
   int64_t previous = 0;

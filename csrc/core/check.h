@@ -28,6 +28,9 @@ void check_index(const char* name, const Tensor& t);
 // Asks the bridge for a copy unless the innermost stride is 1.
 void check_innermost(const char* name, const Tensor& t);
 
+// Asks the bridge for a copy unless t is contiguous: what a first kernel wants.
+void check_contiguous(const char* name, const Tensor& t);
+
 // Checks offsets: starts at 0, never decreases, ends within `total`. Returns nothing; raises ValueError.
 void check_offsets(const char* name, const Tensor& t, int64_t total);
 

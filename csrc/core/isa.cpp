@@ -1,13 +1,10 @@
 #include "isa.h"
 
-#include <pybind11/pybind11.h>
-
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 
-#include "calls.h"
-
-namespace py = pybind11;
+#include "registry.h"
 
 namespace sbhal {
 
@@ -37,12 +34,12 @@ int chosen_isa() {
   for (int i = 0; i < kIsaCount; ++i)
     if (std::strcmp(forced, kIsaNames[i]) == 0) {
       if (i > detected_isa())
-        throw py::import_error(std::string("SBHAL_CPU_ISA=") + forced + ": this processor stops at " +
-                               kIsaNames[detected_isa()]);
+        throw std::runtime_error(std::string("SBHAL_CPU_ISA=") + forced + ": this processor stops at " +
+                                 kIsaNames[detected_isa()]);
       return i;
     }
-  throw py::import_error(std::string("SBHAL_CPU_ISA=") + forced +
-                         ": accepted are portable, avx2, avx512 and avx512_bf16");
+  throw std::runtime_error(std::string("SBHAL_CPU_ISA=") + forced +
+                           ": accepted are portable, avx2, avx512 and avx512_bf16");
 }
 
 std::map<std::string, const KernelEntry*> best_kernels(int isa) {
@@ -50,6 +47,7 @@ std::map<std::string, const KernelEntry*> best_kernels(int isa) {
   for (auto p = __start_sbhal_kernels; p != __stop_sbhal_kernels; ++p) {
     const KernelEntry* entry = *p;
     auto found = best.find(entry->op);
+    if (found != best.end() && found->second->isa == entry->isa) refuse_second_kernel(entry->op);
     if (entry->isa <= isa && (found == best.end() || found->second->isa < entry->isa)) best[entry->op] = entry;
   }
   return best;

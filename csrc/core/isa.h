@@ -11,7 +11,7 @@ const char* isa_name(int isa);
 
 int detected_isa();
 
-// What SBHAL_CPU_ISA forces, else the detected one; raises ImportError for a name or a level that can't be had.
+// What SBHAL_CPU_ISA forces, else the detected one; throws for a name or a level that can't be had.
 int chosen_isa();
 
 // For each operator the kernel of the highest instruction set up to `isa`.

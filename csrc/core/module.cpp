@@ -82,20 +82,21 @@ PyObject* call_run(const KernelEntry* entry, PyObject* const* objects, Py_ssize_
 }  // namespace
 }  // namespace sbhal
 
-PYBIND11_MODULE(_native, m) {
+PYBIND11_MODULE(SBHAL_MODULE, m) {
   using namespace sbhal;
-  const int isa = chosen_isa();
   shared_workspace = new SharedWorkspace;
+  int used = 0;  // a backend may have kernels for fewer instruction sets
   py::dict versions;
-  for (const auto& item : best_kernels(isa)) {
+  for (const auto& item : best_kernels(chosen_isa())) {
     const KernelEntry* entry = item.second;
+    if (entry->isa > used) used = entry->isa;
     versions[entry->op] = entry->version;
     define(m, item.first + "_plan", entry, entry_point<call_plan>);
     define(m, item.first, entry, entry_point<launch>);
     define(m, item.first + "_run", entry, entry_point<call_run>);
   }
   m.attr("OP_VERSION") = versions;
-  m.attr("isa") = isa_name(isa);
+  m.attr("isa") = isa_name(used);
   m.attr("isa_detected") = isa_name(detected_isa());
   define_bind(m);
 }

@@ -4,6 +4,7 @@
 
 #include "core/calls.h"
 #include "core/framework.h"
+#include "core/registry.h"
 #include "device.h"
 
 namespace py = pybind11;
@@ -37,6 +38,7 @@ PYBIND11_MODULE(SBHAL_MODULE, m) {
   for (auto p = __start_sbhal_kernels; p != __stop_sbhal_kernels; ++p) {
     const KernelEntry* entry = *p;
     const std::string op = entry->op;
+    if (versions.contains(entry->op)) refuse_second_kernel(entry->op);
     versions[entry->op] = entry->version;
     define(m, op + "_plan", entry, entry_point<call_plan>);
     define(m, op, entry, entry_point<launch>);

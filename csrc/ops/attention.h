@@ -43,10 +43,10 @@ inline Shape shape_of(const Tensor& q, const Tensor& k, const Tensor& v, const T
   expect_shape("k", k, s.batch, s.keys, s.heads, s.depth);
   expect_shape("v", v, s.batch, s.keys, s.heads, s.width);
   const int64_t query_heads = q.shape[2];
-  if (s.heads == 0 ? query_heads != 0 : query_heads % s.heads != 0)
-    fail(Error::value, "q has %lld heads and k %lld, expected a multiple", static_cast<long long>(query_heads),
+  if (s.heads < 1 || query_heads < 1 || query_heads % s.heads)
+    fail(Error::value, "q has %lld heads and k %lld, expected a positive multiple", static_cast<long long>(query_heads),
          static_cast<long long>(s.heads));
-  if (s.heads > 0) s.group = query_heads / s.heads;
+  s.group = query_heads / s.heads;
   if (s.ragged && cu_q.ndim == 1) s.sequences = cu_q.shape[0] - 1;
   check_ragged(s, cu_q, cu_k, kv_lengths);
   if (window < 0) fail(Error::value, "window is %lld, expected 0 (none) or more", static_cast<long long>(window));

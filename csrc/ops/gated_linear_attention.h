@@ -21,7 +21,7 @@ inline Sizes check_heads(const Tensor& q, const Tensor& k, const Tensor& v, cons
   check_dtype("k", k, q.dtype), check_dtype("v", v, q.dtype);
   if (g.dtype != DType::f32) check_dtype("g", g, q.dtype);
   const int64_t query_heads = q.shape[leading], heads = k.shape[leading];
-  if (heads ? query_heads < 1 || query_heads % heads : query_heads)
+  if (heads < 1 || query_heads < 1 || query_heads % heads)
     fail(Error::value, "q has %lld heads, expected a positive multiple of the %lld heads of k",
          static_cast<long long>(query_heads), static_cast<long long>(heads));
   int64_t sizes[4] = {q.shape[0], q.shape[1]};

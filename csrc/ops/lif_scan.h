@@ -114,7 +114,7 @@ inline Neuron neuron_of(bool scalar_threshold, double decay, double input_gain, 
   n.v_reset = finite("v_reset", v_reset);
   n.v_min = v_min == -__builtin_huge_val() ? -kInfinity : finite("v_min", v_min);
   n.alpha = finite("alpha", alpha);
-  if (!(alpha > 0)) fail(Error::value, "alpha is %g, expected a positive number", alpha);
+  if (!(alpha >= 1e-30)) fail(Error::value, "alpha is %g, expected a positive number", alpha);
   n.beta = finite("beta", beta);
   n.reset = static_cast<Reset>(choice("reset", reset, kResetNames));
   n.fire = fire_of(strict, max_count, choice("count_rounding", count_rounding, kRoundingNames) == 1);

@@ -19,9 +19,9 @@ struct Threshold {
 };
 
 inline Threshold threshold_rule(double k, double vth_min, double vth_max, const char* mean_dtype) {
-  if (!(k > 0)) fail(Error::value, "k is %g, expected a positive number", k);
-  if (!(vth_min > 0) || !(vth_max >= vth_min))
-    fail(Error::value, "vth_min is %g and vth_max %g, expected 0 < vth_min <= vth_max", vth_min, vth_max);
+  if (!(k >= 1e-30)) fail(Error::value, "k is %g, expected a positive number", k);
+  if (!(vth_min >= 1e-38) || !(vth_max >= vth_min))
+    fail(Error::value, "vth_min is %g and vth_max %g, expected 1e-38 <= vth_min <= vth_max", vth_min, vth_max);
   if (!equal(mean_dtype, "float32") && !equal(mean_dtype, "input"))
     fail(Error::value, "mean_dtype is '%s', expected 'float32' or 'input'", mean_dtype);
   return {static_cast<float>(k), static_cast<float>(vth_min), static_cast<float>(vth_max), equal(mean_dtype, "input")};

@@ -2,12 +2,15 @@
 
 import typer
 
+from .calibrate import calibrate_suite
 from .conformance import conformance
 from .doctor import doctor
 from .generate import generate
 from .inspect import inspect
+from .new_backend import new_backend
 from .ops import ops
 from .pack import pack
+from .report import report
 from .spikes import spikes
 
 app = typer.Typer(
@@ -17,5 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (conformance, doctor, generate, inspect, ops, pack, spikes):
+for command in (conformance, doctor, generate, inspect, new_backend, ops, pack, spikes):
     app.command()(command)
+app.command("calibrate")(calibrate_suite)
+app.add_typer(report, name="report")

@@ -5,76 +5,135 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from ..conformance import bench, report, runner
-from ..conformance.case import PROFILES, Item, plan
-from ..conformance.record import Record, Report, Status
-from ..conformance.target import Target, open_target
-from ..errors import BackendUnavailable
+from ..conformance import report
+from ..conformance.journal import NAME, Journal
+from ..conformance.levels import LEVELS
+from ..conformance.runner import Unavailable
+from ..conformance.settings import CASE_TIMEOUT, Settings, default_jobs, default_memory
+from ..conformance.suite import Options, conduct
+from .progress import progress
+from .summary import print_summary
 
-SECONDS_BETWEEN_LINES = 10.0
-FAILURES_SHOWN = 10
-COLOUR = {"pass": "green", "fail": "red", "partial": "yellow", "unsupported": "yellow"}
+FOLDER = Path("out/report")
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: the first interrupts, what is done about it then is not interrupted in turn.
+
+    Attributes:
+        code: The exit code that says so, 0 if there was none.
+        listening: Whether the next one interrupts.
+    """
+
+    def __init__(self) -> None:
+        self.code, self.listening = 0, True
+
+    def _interrupt(self, number: int, _: Any) -> None:
+        if self.listening:
+            self.code, self.listening = 128 + number, False
+            raise KeyboardInterrupt(f"interrupted by {signal.Signals(number).name}")
+
+    def __enter__(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._interrupt) for number in numbers}
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
 
 def conformance(
-    backend: Annotated[str, typer.Option(help="The backend to test.")],
+    backend: Annotated[str | None, typer.Option(help="The backend to test.")] = None,
     op: Annotated[list[str] | None, typer.Option(help="Only this operator and its backward; repeatable.")] = None,
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and junit.xml.")] = Path("out/report"),
+    profile: Annotated[str | None, typer.Option(help="quick or full; full if absent.")] = None,
+    level: Annotated[int | None, typer.Option(help=f"Only levels up to this, 0 to {max(LEVELS)}.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Folder for the report; {FOLDER} if absent.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the interrupted run whose folder this is.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses all inputs; a new one each run if absent.")] = None,
-    case: Annotated[str, typer.Option(help="Only cases whose id is, contains or matches this.")] = "",
+    case: Annotated[str | None, typer.Option(help="Only cases whose id is, contains or matches this.")] = None,
+    waivers: Annotated[Path | None, typer.Option(help="TOML file of known failures.")] = None,
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the performance section out.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes at once; one a core, up to 4.")] = None,
     wave: Annotated[int | None, typer.Option(help="Wavefront of the sim backend, 32 or 64.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one case may take.")] = runner.CASE_TIMEOUT,
+    timeout: Annotated[float, typer.Option(help="Seconds that one case may take.")] = CASE_TIMEOUT,
+    memory: Annotated[
+        int | None, typer.Option(min=64, help="MiB by which a worker process may grow; most of what is free if absent.")
+    ] = None,
     modules: Annotated[
         list[str] | None, typer.Option("--import", help="Python module that registers the backend; repeatable.")
     ] = None,
 ) -> None:
     """Test a backend against the float64 oracle and every other promise, and write a report.
 
-    Exits with 0 if nothing is broken and something passed, with 1 if not, with 2 if nothing could be run.
+    Exits with 0 if nothing is broken and something passed, with 1 if not, with 2 if nothing could be run, and with 128
+    and the signal's number if it was interrupted; the report then holds what there was, and --resume continues.
     """
     console = Console()
+    asked = {"backend": backend, "ops": op, "profile": profile, "level": level, "seed": seed, "case": case}
+    asked |= {"modules": modules, "wave": wave, "waivers": str(waivers) if waivers else None}
+    given = {name: value for name, value in asked.items() if value not in (None, [])} | {"bench": not no_bench}
+    interrupts = Interrupts()
     try:
-        _set_environment(backend, wave)
-        items = _plan(profile, op or [], case)
-        for module in modules or []:
-            import_module(module)
-        target = open_target(backend)
-    except (ValueError, BackendUnavailable, ModuleNotFoundError) as error:
-        console.print(f"[bold red]nothing was run:[/] {escape(str(error))}")
-        raise typer.Exit(2) from error
-    settings = runner.Settings(
-        backend=backend,
-        seed=random.SystemRandom().randrange(1 << 31) if seed is None else seed,
-        jobs=jobs or runner.default_jobs(),
-        modules=tuple(modules or []),
-        timeout=timeout,
-    )
-    found = _run(console, items, settings, target, profile)
-    if not no_bench and not target.backend.simulated:  # the time of a simulation says nothing about its device
-        os.environ["SBHAL_CHECK"] = "0"
-        _time(console, found, settings, op or [])
-    _show(console, found)
-    for kind, path in report.write(found, out).items():
-        console.print(f"{kind}: {path}", soft_wrap=True)
-    raise typer.Exit(0 if found.passed else 1)
+        earlier = _earlier(resume, out) if resume else None
+        options = _continued(earlier, given) if earlier else _new(given)
+        _set_environment(options.backend, options.wave)
+        settings = Settings(
+            backend=options.backend,
+            seed=options.seed,
+            jobs=jobs or default_jobs(),
+            modules=tuple(options.modules),
+            timeout=timeout,
+            memory=memory or default_memory(),
+        )
+        with interrupts:
+            command = shlex.join(["sbhal", *sys.argv[1:]])
+            folder = resume or out or FOLDER
+            found = conduct(options, settings, folder, command, earlier, partial(progress, console))
+            interrupts.listening = False  # a report is written whole
+            print_summary(console, found)
+            attached = {NAME: folder / NAME} if (folder / NAME).exists() else {}
+            attached |= {"waivers.toml": Path(options.waivers)} if options.waivers else {}
+            for kind, path in report.write(found, folder, attached).items():
+                console.print(f"{kind}: {path}", soft_wrap=True)
+    except (ValueError, Unavailable, KeyboardInterrupt) as error:
+        console.print(f"[bold red]nothing was run:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(interrupts.code or 2) from error
+    raise typer.Exit(interrupts.code or int(not found.passed))
+
+
+def _new(given: Mapping[str, Any]) -> Options:
+    if "backend" not in given:
+        raise ValueError("--backend is missing, or --resume")
+    return Options(**{"seed": random.SystemRandom().randrange(1 << 31), **given})
+
+
+def _earlier(resume: Path, out: Path | None) -> Journal:
+    if out is not None and out != resume:
+        raise ValueError(f"--resume {resume} continues in that folder; --out {out} is another")
+    return Journal.resume(resume)
+
+
+def _continued(earlier: Journal, given: Mapping[str, Any]) -> Options:
+    """The options of the run that is continued, from which only waivers and the benchmarks may differ."""
+    options = Options(**earlier.options)
+    for field in fields(Options):
+        before, now = getattr(options, field.name), given.get(field.name)
+        if field.name not in ("waivers", "bench") and now is not None and now != before:
+            raise ValueError(f"cannot resume {earlier.path.parent}: its {field.name} is {before!r}, not {now!r}")
+    waivers, bench = given.get("waivers", options.waivers), given["bench"] and options.bench
+    return replace(options, waivers=waivers, bench=bench)
 
 
 def _set_environment(backend: str, wave: int | None) -> None:
@@ -85,91 +144,3 @@ def _set_environment(backend: str, wave: int | None) -> None:
     if backend != "sim":
         raise ValueError(f"--wave is for the sim backend, not for {backend}")
     os.environ["SBHAL_SIM_WAVE"] = str(wave)
-
-
-def _plan(profile: str, ops: Sequence[str], case: str) -> list[Item]:
-    if profile not in PROFILES:
-        raise ValueError(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
-    return plan(profile, ops, case)
-
-
-def _run(console: Console, items: list[Item], settings: runner.Settings, target: Target, profile: str) -> Report:
-    console.print(
-        f"{len(items)} cases on backend {settings.backend}, profile {profile}, seed {settings.seed}, "
-        f"{settings.jobs} worker{'s' * (settings.jobs > 1)}"
-    )
-    started = time.time()
-    about = report.describe(target.backend, profile, settings.seed, shlex.join(["sbhal", *sys.argv[1:]]))
-    with _progress(console, "cases", len(items)) as advance:
-        records = runner.run(items, settings, lambda record: advance(record.op, record.broken))
-    about |= {"started": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))}
-    about |= {"seconds": round(time.time() - started, 1)}
-    return Report(about, records, problems=problems_of(target, items, records))
-
-
-def problems_of(target: Target, items: Sequence[Item], records: Sequence[Record]) -> list[str]:
-    """A backend that offers an operator must serve it; the reason that it does not is worth a line of its own."""
-    found = []
-    for op in dict.fromkeys(item.op for item in items):
-        rows = [r for r in records if r.op == op]
-        if op in target.offered and all(r.status == Status.UNSUPPORTED for r in rows):
-            found.append(f"the backend offers {op} but serves no case of it: {rows[0].message}")
-    if not any(r.status == Status.PASS for r in records):
-        found.append("no case passed")
-    return found
-
-
-def _time(console: Console, found: Report, settings: runner.Settings, ops: Sequence[str]) -> None:
-    cases = list(bench.bench_cases(ops))
-    with _progress(console, "benchmarks", len(cases)) as advance:
-        found.roofline, found.timings = bench.run_bench(
-            settings, torch.get_num_threads(), ops, lambda timing: advance(timing.op, False)
-        )
-
-
-@contextmanager
-def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[str, bool], None]]:
-    """A bar on a terminal, now and then a line elsewhere."""
-    done, broken, spoken = 0, 0, time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-
-    def advance(name: str, failed: bool) -> None:
-        nonlocal done, broken, spoken
-        done, broken = done + 1, broken + failed
-        if console.is_terminal:
-            bar.update(task, completed=done, description=f"{name[:24]}{f' {broken} broken' if broken else ''}")
-        elif done == total or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            console.print(f"{done} of {total} {what} done, {broken} broken, at {name}")
-
-    task = bar.add_task(what, total=total)
-    if console.is_terminal:
-        with bar:
-            yield advance
-    else:
-        yield advance
-
-
-def _show(console: Console, found: Report) -> None:
-    table = Table("operator", "verdict", "passed", "worst / allowed", "broken", "unsupported")
-    for s in found.operators():
-        worst = "" if s.whole.worst is None else f"{s.whole.worst:.2f}"
-        verdict = f"[{COLOUR[s.verdict]}]{s.verdict}[/]"
-        row = (f"{s.whole.passed} of {s.whole.total}", worst, str(s.whole.broken), str(s.whole.unsupported))
-        table.add_row(s.op, verdict, *row)
-    console.print(table)
-    broken = [r for r in found.records if r.broken]
-    for r in broken[:FAILURES_SHOWN]:
-        first = r.message.splitlines()[0] if r.message else ""
-        console.print(
-            f"[red]{r.status.value}[/] {escape(r.id)}\n  {escape(first)}\n  {escape(r.reproduce)}", soft_wrap=True
-        )
-    if len(broken) > FAILURES_SHOWN:
-        console.print(f"and {len(broken) - FAILURES_SHOWN} more, in the report")
-    for problem in found.problems:
-        console.print(f"[bold red]problem:[/] {escape(problem)}")
-    counts = ", ".join(f"{n} {status}" for status, n in found.counts.items() if n)
-    verdict = "[bold green]PASS[/]" if found.passed else "[bold red]FAIL[/]"
-    console.print(f"{verdict} {len(found.records)} cases: {counts}; seed {found.about['seed']}")

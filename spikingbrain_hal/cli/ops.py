@@ -21,7 +21,10 @@ def ops() -> None:
             table.add_row(
                 spec.name, backward if spec.differentiable else "none", _served(usable, spec.name), dtype, spec.source
             )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for backend in usable:
+        console.print(f"{backend.name} serves {len(load(backend)[0])} of {len(OPERATORS)} operators")
 
 
 def _served(usable: list[Backend], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,9 @@ from ..errors import UnsupportedOp
 from ..registry import OPERATORS
 from ..spec import Case, OpSpec
 from ..testing import io_dtypes, make_inputs
+from .child import Child
 from .record import Timing
-from .runner import Settings
+from .settings import Settings
 from .target import Target, open_target
 
 MATMUL_SIZE = 1536
@@ -135,26 +135,22 @@ def run_bench(
     settings: Settings, threads: int, ops: Sequence[str], progress: Callable[[Timing], None]
 ) -> tuple[dict[str, float], list[Timing]]:
     """Times every benchmark case in a process of its own; one that crashes or hangs leaves the rest untimed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, settings.backend, settings.modules, threads, ops)
-    process = context.Process(target=serve_bench, args=arguments, daemon=True)
-    process.start()
-    theirs.close()
+    child = Child(serve_bench, settings.backend, settings.modules, threads, ops)
     timings: list[Timing] = []
     roofline: dict[str, float] = {}
+    why = f"no answer within {settings.timeout:g} s"
     try:
-        while not roofline and ours.poll(settings.timeout):
-            word = ours.recv()
+        while not roofline and child.connection.poll(settings.timeout):
+            word = child.connection.recv()
             if isinstance(word, Timing):
                 timings.append(word)
                 progress(word)
             else:
                 roofline = word
-    except EOFError:
-        pass  # the process died; what it did not time is missing below
-    process.kill()
-    process.join()
-    planned = [Timing(s.name, c.id, "", message="not timed: the process ended early") for s, c in bench_cases(ops)]
+    except EOFError:  # what it did not time is missing below
+        why = child.cause_of_death()
+    finally:
+        child.close()
+    planned = [Timing(s.name, c.id, "", message=f"not timed: {why}") for s, c in bench_cases(ops)]
     timed = [with_share(t, roofline) for t in timings] if roofline else timings
     return roofline, timed + planned[len(timings) :]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
+
+FORMAT = 2  # of report.json; another number when a key changes its meaning
 
 
 class Status(str, Enum):
@@ -24,6 +26,7 @@ class Status(str, Enum):
     NOT_RUN = "not_run"
 
 
+BACKEND = "backend"  # the operator of the records of checks of the whole backend
 BROKEN = (Status.FAIL, Status.CRASH, Status.TIMEOUT, Status.DEVICE_LOST, Status.LIED, Status.XPASS)
 
 
@@ -67,6 +70,15 @@ class Record:
     def broken(self) -> bool:
         """Whether this fails a run."""
         return self.status in BROKEN
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as ``report.json`` and ``results.jsonl`` have it."""
+        return asdict(self) | {"status": self.status.value}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Record:
+        """The record that :meth:`as_dict` was made of."""
+        return Record(**{**data, "status": Status(data["status"])})
 
 
 @dataclass(frozen=True)
@@ -119,8 +131,14 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the run shows what it set out to show: something passed, and nothing is broken."""
-        return not self.problems and not any(r.broken for r in self.records) and self.counts["pass"] > 0
+        """Whether the run shows what it set out to show: all of it ran, something passed, and nothing is broken."""
+        broken = self.problems or any(r.broken for r in self.records)
+        return self.complete and not broken and self.counts["pass"] > 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end: of one that was interrupted, or lost its workers, cases are missing."""
+        return "interrupted" not in self.about
 
     def operators(self) -> list[Summary]:
         """One summary an operator, in the order of the records."""
@@ -129,13 +147,14 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain data with stable keys, as ``report.json`` has it."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "passed": self.passed,
+            "complete": self.complete,
             **self.about,
             "counts": self.counts,
             "problems": self.problems,
             "operators": [asdict(s) for s in self.operators()],
-            "cases": [asdict(r) | {"status": r.status.value} for r in self.records],
+            "cases": [r.as_dict() for r in self.records],
             "bench": {"roofline": self.roofline, "timings": [asdict(t) for t in self.timings]},
         }
 

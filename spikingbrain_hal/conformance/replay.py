@@ -71,7 +71,7 @@ def drive_membrane(a: Mapping[str, Any], spikes: Tensor) -> Membrane:
     charged = rest + leak * (before - rest) + a["input_gain"] * x
     left = charged - (taken if a["reset_next_step"] else spikes) * _soft(a, threshold)
     terms = (leak * before).abs() + (a["input_gain"] * x).abs() + charged.abs() + _extra(a, threshold)
-    return Membrane(states if a["reset_next_step"] else charged, left, _margins(a, spikes, leak, terms), threshold)
+    return Membrane(left if a["reset_next_step"] else charged, left, _margins(a, spikes, leak, terms), threshold)
 
 
 def _margins(a: Mapping[str, Any], spikes: Tensor, leak: Tensor | float, terms: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ def _soft(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
 
 
 def _extra(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
-    """Terms beside decay and input that rounding is in proportion to: the rest, and what a soft reset subtracts."""
-    at_rest: float = abs(a["v_rest"]) + abs(a["v_reset"])
+    """Terms beside decay and input that rounding is in proportion to: attributes, and what a soft reset subtracts."""
+    at_rest: float = abs(a["v_rest"]) + abs(a["v_reset"]) + (abs(a["v_min"]) if a["v_min"] > -torch.inf else 0.0)
     most: int = a["max_count"]
     return _soft(a, threshold).abs() * most + at_rest
 
@@ -157,11 +157,11 @@ def _jumps(a: Mapping[str, Any], membrane: Membrane) -> list[tuple[Tensor, Tenso
 
 @_replays("lif_scan_backward")
 def _replay_gradients(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
-    """Neurons whose potential comes within rounding of a jump at any step are left out, and counted."""
+    """Neurons whose potential comes within rounding of a jump at any step, or is NaN, are left out, and counted."""
     truth = reference_truth(spec, args)
     a = spec.bind(in_float64(spec, args))
     membrane = drive_membrane(a, a["spikes"])
-    near = torch.zeros_like(a["x"], dtype=torch.bool)
+    near = membrane.potential.isnan()
     for distance, slack in _jumps(a, membrane):
         near |= distance <= slack
     neurons = near.any(0)
@@ -199,6 +199,20 @@ def _sum_roundings(x: Tensor) -> float:
     return 8.0 + math.sqrt(x.shape[-1])
 
 
+def _is_exact(a: Mapping[str, Any], threshold: Tensor) -> Tensor:
+    """Rows whose threshold no order of rounding can move, so that their ties are ties for every kernel."""
+    x = a["x"].double()
+    if not _power_of_two(x.new_tensor(x.shape[-1] * a["k"])):
+        return torch.zeros_like(threshold, dtype=torch.bool)
+    halves = ((2 * x).round() == 2 * x) & (x.abs() < 2**10)
+    exact: Tensor = halves.all(-1, keepdim=True) & _power_of_two(threshold)
+    return exact
+
+
+def _power_of_two(t: Tensor) -> Tensor:
+    return torch.frexp(t).mantissa.eq(0.5)
+
+
 @_replays("spike_encode")
 def _replay_counts(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
     """Counts are judged under the threshold that was returned with them."""
@@ -223,7 +237,7 @@ def _replay_levels(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
     a = spec.bind(args)
     threshold, _ = _row_threshold(a)
     ratio = a["x"].double() / threshold
-    slack = _slack(ratio, 8)
+    slack = torch.where(_is_exact(a, threshold), 0.0, _slack(ratio, 8))
     given = outputs["y"].double() / threshold
     level = given.round().clamp(_count(ratio - slack), _count(ratio + slack))
     expected = level * threshold

@@ -1,197 +1,282 @@
-"""A whole run: batches of cases go to worker processes, and a crash or a hang costs one case."""
+"""A whole run: batches of cases go to worker processes, and what a case does to its process costs that case alone."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import shlex
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any
 
 from .case import Item
+from .child import Child
+from .pool import Batch, Worker, batches_of
 from .record import Record, Status
+from .settings import Settings
+from .target import Opened
 from .worker import blank, serve
 
-CASE_TIMEOUT = 120.0
 START_TIMEOUT = 120.0
-BATCH = 40
+END_TIMEOUT = 60.0
+STARTS = 2
+LOOK_SECONDS = 0.5
+MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run needs to know beside its items.
+class Unavailable(RuntimeError):
+    """The backend isn't installed or finds no device: there is nothing to run."""
+
+
+class NotStarted(RuntimeError):
+    """No worker process comes to the point of running a case."""
+
+
+class Run:
+    """Worker processes, and the records that have come from them.
+
+    Args:
+        settings: Where and how.
 
     Attributes:
-        backend: The backend's name.
-        seed: Of all inputs.
-        jobs: How many worker processes run at once.
-        threads: Threads of each.
-        modules: Imported by each worker first, for backends that register themselves.
-        timeout: Seconds that one case may take.
+        keep: Called with each record as it comes in, once for each item.
+        complain: Called with what is wrong beyond single cases: memory that grows, processes that end badly.
+        records: What has come in, by id; put there what need not be run again.
     """
 
-    backend: str
-    seed: int = 0
-    jobs: int = 1
-    threads: int = 1
-    modules: tuple[str, ...] = ()
-    timeout: float = CASE_TIMEOUT
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keep: Callable[[Record], None] = lambda record: None
+        self.complain: Callable[[str], None] = lambda problem: None
+        self.records: dict[str, Record] = {}
+        self._batches: deque[Batch] = deque()
+        self._workers: list[Worker] = []
+        self._suspects: dict[str, Record] = {}
+        self._failed_starts, self._why = 0, ""
 
-    def reproduce(self, item_id: str) -> str:
-        """The command that runs one case alone."""
-        settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("SBHAL_") and k != "SBHAL_CHECK"}
-        before = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
-        extra = "".join(f" --import {m}" for m in self.modules)
-        case = shlex.quote(item_id)
-        return f"{before}sbhal conformance --backend {self.backend}{extra} --case {case} --seed {self.seed} --no-bench"
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for worker in self._workers:
+            worker.child.close()
+        self._workers.clear()
+
+    def start(self) -> None:
+        """Lets the workers begin to open the backend."""
+        self._start(self.settings.jobs)
+
+    def describe(self, **about: Any) -> tuple[Opened, dict[str, Any]]:
+        """The first worker to have opened the backend says what it is.
+
+        Args:
+            about: Keywords of :func:`report.describe`.
+
+        Returns:
+            What the run is planned by, and the head of the report.
+
+        Raises:
+            Unavailable: The backend isn't installed or finds no device; the message gives the reason.
+            NotStarted: A process that opens the backend doesn't live; the message says how it ends and what it printed.
+        """
+        while True:
+            self._start(1)
+            for worker, word, value in self._listen():
+                if word == "described":
+                    return value  # type: ignore[no-any-return]
+                if word == "ready":
+                    worker.child.send(about)
+
+    def finish(self, items: Iterable[Item]) -> None:
+        """Runs all items that have no record yet.
+
+        Raises:
+            Unavailable, NotStarted: As :meth:`describe`; what has a record by then keeps it.
+        """
+        left = [item for item in items if item.id not in self.records]
+        self._batches = deque(batches_of(left))
+        for worker in list(self._workers):
+            if worker.base:
+                self._feed(worker)
+        while self._batches or self._workers:
+            busy = sum(bool(w.items or w.running) for w in self._workers)
+            self._start(min(self.settings.jobs, len(self._batches) + busy))
+            for worker, word, _ in self._listen():
+                if word == "ready":
+                    self._feed(worker)
+
+    def results(self, items: Sequence[Item], otherwise: str) -> list[Record]:
+        """The records in the order of ``items``; what has none was not run, for the reason ``otherwise``."""
+        return [self.records.get(item.id) or blank(item, otherwise) for item in items]
+
+    # ---- processes
+
+    def _start(self, count: int) -> None:
+        s = self.settings
+        while len(self._workers) < count:
+            if self._failed_starts >= STARTS:
+                if self._workers:
+                    return  # those that live may do the rest
+                raise NotStarted(self._why)
+            self._workers.append(Worker(Child(serve, s.backend, s.modules, s.seed, s.threads)))
+
+    def _listen(self) -> list[tuple[Worker, str, Any]]:
+        """Waits a little; deals with what workers say of cases, with silence and with greed; returns what they said."""
+        talking = wait([w.child.connection for w in self._workers], timeout=LOOK_SECONDS)
+        found = []
+        for worker in list(self._workers):
+            if worker.child.connection in talking:
+                try:
+                    word, value = worker.child.connection.recv()
+                except Exception:  # the end of a dead process's pipe, or what it wrote into it while it died
+                    self._lose(worker, Status.CRASH)
+                    continue
+                worker.since = time.monotonic()
+                self._hear(worker, word, value)
+                found.append((worker, word, value))
+            elif time.monotonic() - worker.since > (limit := self._patience(worker)):
+                worker.child.abort()
+                self._lose(worker, Status.TIMEOUT, f"no answer within {limit:g} s")
+            if worker in self._workers and worker.running and worker.grown() > self.settings.memory * MIB:
+                self._stop_growth(worker)
+        return found
+
+    def _patience(self, worker: Worker) -> float:
+        return self.settings.timeout if worker.running else START_TIMEOUT
+
+    def _hear(self, worker: Worker, word: str, value: Any) -> None:
+        if word == "unavailable":
+            raise Unavailable(value)
+        if word == "ready" and not worker.base:
+            worker.base = worker.before = worker.child.memory()
+        elif word in ("start", "ready"):
+            self._settle(worker)
+        if word == "start":
+            worker.running = worker.items.popleft()
+        elif word == "done":
+            record, memory = value
+            if record.status == Status.DEVICE_LOST:
+                return self._lose(worker, Status.DEVICE_LOST, record.message)
+            worker.running, worker.done = None, record
+            worker.most = max(worker.most, (memory - worker.before, record.id))
+            worker.before = memory
+
+    def _settle(self, worker: Worker) -> None:
+        """The process lives on after a case: its record holds."""
+        if worker.done:
+            self._failed_starts = 0
+            worker.history.append(worker.done.id)
+            self._keep(worker.done)
+            worker.done = None
+
+    def _feed(self, worker: Worker) -> None:
+        if grown := worker.grown() > self.settings.memory * MIB:
+            self._report_growth(worker)
+        batch = next((b for b in self._batches if not (b.fresh and worker.history)), None)
+        if batch is None or grown:
+            return self._retire(worker)
+        self._batches.remove(batch)
+        worker.items = batch.items
+        worker.child.send(list(worker.items))
+
+    def _retire(self, worker: Worker) -> None:
+        """Lets a process end in its own way, which is a case's business as well."""
+        self._workers.remove(worker)
+        worker.child.send(None)
+        worker.child.process.join(END_TIMEOUT)
+        hangs = worker.child.process.is_alive()
+        if hangs:
+            worker.child.abort()
+        cause = f"it had not ended after {END_TIMEOUT:g} s" if hangs else worker.child.cause_of_death()
+        worker.child.close()
+        if hangs or worker.child.process.exitcode:
+            self.complain(
+                f"a worker process had run {len(worker.history)} cases and was to end: {cause}\n"
+                f"{worker.child.output.finish()}".strip()
+            )
+
+    # ---- processes that are lost
+
+    def _lose(self, worker: Worker, status: Status, message: str = "") -> None:
+        """A process is gone: the case that it ran has that status, the rest of its batch runs in another."""
+        self._workers.remove(worker)
+        cause = message or worker.child.cause_of_death()
+        worker.child.close()
+        output = worker.child.output.finish()
+        if not (worker.running or worker.done or worker.history):
+            self._failed_starts += 1
+            printed = f"; the last it printed:\n{output}" if output.strip() else ""
+            self._why = f"no worker for backend {self.settings.backend!r} starts: {cause}{printed}"
+        elif worker.running:
+            lost = replace(blank(worker.running), status=status, message=cause, output=output)
+            self._blame(worker, lost)
+        elif worker.done:
+            passed = f"its own result was {worker.done.status.value}; after it, before the next case, {cause}"
+            self._keep(replace(worker.done, status=status, message=passed, output=output))
+        if worker.items:
+            self._batches.appendleft(Batch(worker.items))
+
+    def _blame(self, worker: Worker, lost: Record) -> None:
+        """A case that had a process to itself is to blame; another is run again, alone, to see if it is."""
+        assert worker.running is not None
+        if lost.status == Status.TIMEOUT or not worker.history or lost.id in self._suspects:
+            return self._keep(lost)
+        after = f"{lost.message}, after {len(worker.history)} others in the same process, the last {worker.history[-1]}"
+        self._suspects[lost.id] = replace(lost, message=after)
+        worker.items.appendleft(worker.running)
+        self._batches.appendleft(Batch(worker.items, fresh=True))
+        worker.items = deque()
+
+    def _stop_growth(self, worker: Worker) -> None:
+        """A process has grown too much: in this case, or little by little before it."""
+        assert worker.running is not None
+        held = worker.child.memory()
+        worker.most = max(worker.most, (held - worker.before, worker.running.id))
+        if held - worker.before > self.settings.memory * MIB:
+            grown = f"the process was ended when the case had grown it by {(held - worker.before) // MIB} MiB"
+            return self._lose(worker, Status.CRASH, f"{grown}, {self.settings.memory} MiB are allowed")
+        self._report_growth(worker)
+        worker.items.appendleft(worker.running)
+        worker.running = None
+        self._lose(worker, Status.CRASH, "it had grown")
+
+    def _report_growth(self, worker: Worker) -> None:
+        most, where = worker.most
+        self.complain(
+            f"memory leaks: a worker process grew by {worker.grown() // MIB} MiB in {len(worker.history)} cases, "
+            f"{most // MIB} MiB of it in {where}, and was replaced; {self.settings.memory} MiB are allowed"
+        )
+
+    # ---- records
+
+    def _keep(self, record: Record) -> None:
+        first = self._suspects.pop(record.id, None)
+        if first and record.status not in (Status.CRASH, Status.DEVICE_LOST):
+            alone = f"alone in a new process it ends with {record.status.value}"
+            reason = "an earlier case does the damage, or this one fails now and then"
+            record = replace(first, message=f"{first.message}; {alone}: {reason}")
+        if record.broken:
+            record = replace(record, reproduce=self.settings.reproduce(record.id))
+        self.records[record.id] = record
+        self.keep(record)
 
 
-@dataclass
-class Worker:
-    """A child process and what it is doing."""
-
-    process: multiprocessing.process.BaseProcess
-    connection: Connection
-    items: deque[Item] = field(default_factory=deque)
-    running: Item | None = None
-    ready: bool = False
-    since: float = field(default_factory=time.monotonic)
-
-    def close(self) -> None:
-        """Ends the process, by force if it doesn't listen."""
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-Progress = Callable[[Record], None]
-
-
-def run(items: Sequence[Item], settings: Settings, progress: Progress = lambda record: None) -> list[Record]:
+def run(
+    items: Sequence[Item], settings: Settings, keep: Callable[[Record], None] = lambda record: None
+) -> list[Record]:
     """Runs all items and returns their records in the same order.
 
     Args:
         items: What to run.
         settings: Where and how.
-        progress: Called with each record as it comes in.
+        keep: Called with each record as it comes in.
 
     Raises:
-        RuntimeError: Workers cannot be started; the message gives the reason.
+        Unavailable: The backend isn't installed or finds no device; the message gives the reason.
+        NotStarted: No worker process lives long enough to run a case.
     """
-    return _Run(items, settings, progress).finish()
-
-
-class _Run:
-    def __init__(self, items: Sequence[Item], settings: Settings, progress: Progress) -> None:
-        self.items, self.settings, self.progress = items, settings, progress
-        self.batches = deque(_batches(items))
-        self.records: dict[str, Record] = {}
-        self.context = multiprocessing.get_context("spawn")
-        self.workers: list[Worker] = []
-
-    def finish(self) -> list[Record]:
-        try:
-            while len(self.records) < len(self.items):
-                self._staff()
-                self._listen()
-        finally:
-            for worker in self.workers:
-                worker.close()
-        return [self.records[item.id] for item in self.items]
-
-    def _staff(self) -> None:
-        waiting = len(self.batches) + sum(bool(w.items or w.running) for w in self.workers)
-        while len(self.workers) < min(self.settings.jobs, waiting):
-            self.workers.append(self._start())
-
-    def _start(self) -> Worker:
-        ours, theirs = self.context.Pipe()
-        s = self.settings
-        process = self.context.Process(
-            target=serve, args=(theirs, s.backend, s.modules, s.seed, s.threads), daemon=True
-        )
-        process.start()
-        theirs.close()
-        return Worker(process, ours)
-
-    def _listen(self) -> None:
-        ready = wait([w.connection for w in self.workers], timeout=1.0)
-        for worker in list(self.workers):
-            if worker.connection in ready:
-                self._hear(worker)
-            elif time.monotonic() - worker.since > self._patience(worker):
-                self._lose(worker, Status.TIMEOUT, f"no answer within {self._patience(worker):g} s")
-
-    def _patience(self, worker: Worker) -> float:
-        return self.settings.timeout if worker.running else START_TIMEOUT
-
-    def _hear(self, worker: Worker) -> None:
-        try:
-            word, value = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            worker.process.join()
-            return self._lose(worker, Status.CRASH, _cause_of_death(worker.process.exitcode))
-        worker.since = time.monotonic()
-        if word == "ready":
-            worker.ready = True
-            self._feed(worker)
-        elif word == "failed":
-            self._lose(worker, Status.CRASH, value)
-        elif word == "start":
-            worker.running = worker.items.popleft()
-        else:
-            worker.running = None
-            self._keep(value)
-
-    def _feed(self, worker: Worker) -> None:
-        if self.batches:
-            worker.items = deque(self.batches.popleft())
-            worker.connection.send(list(worker.items))
-        else:
-            worker.connection.send(None)
-            self.workers.remove(worker)
-            worker.process.join()
-            worker.connection.close()
-
-    def _lose(self, worker: Worker, status: Status, message: str) -> None:
-        """A worker is gone: the case it ran has that status, the rest of its batch runs in another."""
-        self.workers.remove(worker)
-        worker.close()
-        if worker.running is not None:
-            self._keep(replace(blank(worker.running), status=status, message=message))
-        elif not worker.ready:
-            raise RuntimeError(f"a worker for backend {self.settings.backend!r} did not start: {message}")
-        if worker.items:
-            self.batches.appendleft(list(worker.items))
-
-    def _keep(self, record: Record) -> None:
-        if record.broken:
-            record = replace(record, reproduce=self.settings.reproduce(record.id))
-        self.records[record.id] = record
-        self.progress(record)
-
-
-def _batches(items: Sequence[Item]) -> list[list[Item]]:
-    """Runs of items of one operator, so that a worker's oracle results serve the next case too."""
-    found: list[list[Item]] = []
-    for item in items:
-        if not found or found[-1][0].op != item.op or len(found[-1]) >= BATCH:
-            found.append([])
-        found[-1].append(item)
-    return found
-
-
-def _cause_of_death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return f"the process was killed by {signal.Signals(-exitcode).name}"
-    return f"the process ended with exit code {exitcode}"
-
-
-def default_jobs() -> int:
-    """As many workers as fit the processor and a person's patience with its noise."""
-    return max(1, min(4, len(os.sched_getaffinity(0))))
+    with Run(settings) as running:
+        running.keep = keep
+        running.finish(items)
+        return running.results(items, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .. import selection
 from ..autograd import call
 from ..backend import Backend, Kernel
 from ..errors import StrideError, UnsupportedOp
+from ..registry import OPERATORS
 from ..spec import OpSpec
 from ..testing import poison
 from .judge import Mismatch
@@ -20,6 +22,34 @@ from .truth import Named, named_results
 
 GUARD = 512
 GUARD_BYTE = 0xA5
+
+
+class NotRun(Exception):
+    """A check cannot be made here, for lack of memory for example; the message says why."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a backend once a process has opened it: what a run is planned by.
+
+    Attributes:
+        name: The backend's name.
+        device_type: The torch device type of its tensors.
+        served: The operators that it has kernels for.
+        offered: The operators that it says it has, whatever their version.
+        published: Whether an installed package names it, in an entry point.
+    """
+
+    name: str
+    device_type: str
+    served: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+    published: bool = False
+
+    @property
+    def on_host(self) -> bool:
+        """Whether its tensors lie in host memory, where there are no copies, streams or events."""
+        return self.device_type == "cpu"
 
 
 class Lied(AssertionError):
@@ -46,6 +76,12 @@ class Target:
     def device(self) -> str:
         """The torch device type of its tensors."""
         return self.backend.device_type
+
+    def opened(self) -> Opened:
+        """What other processes need to know of it."""
+        published = self.backend.name in entry_points(group=selection.GROUP).names
+        served = tuple(op for op in OPERATORS if op in self.kernels)
+        return Opened(self.backend.name, self.device, served, tuple(self.offered), published)
 
     def stream(self) -> int:
         """The handle of the current stream, 0 on a CPU."""

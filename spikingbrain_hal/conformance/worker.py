@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import warnings
@@ -13,21 +14,32 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedOp
+from ..errors import BackendUnavailable, DeviceError, UnsupportedOp
+from . import report
 from .case import Item, torch_dtype
-from .checks import CHECKS, Context
-from .judge import Mismatch
-from .record import Record, Status
-from .target import Lied, Target, open_target
+from .checks import BACKEND_CHECKS, CHECKS, BackendContext, Context
+from .child import resident
+from .judge import Judgement, Mismatch
+from .record import BACKEND, Record, Status
+from .target import Lied, NotRun, Target, open_target
 
 MESSAGE_LIMIT = 4000
 
 
-class Session:
-    """A backend opened for a run, and the oracle results that cases of one operator share."""
+DEVICE_LOST = (DeviceError, getattr(torch, "AcceleratorError", DeviceError))
 
-    def __init__(self, target: Target, seed: int) -> None:
-        self.target, self.seed = target, seed
+
+class Session:
+    """A backend opened for a run, and the oracle results that cases of one operator share.
+
+    Args:
+        target: The backend.
+        seed: Of all inputs.
+        modules: What a process imports first for the backend to be known.
+    """
+
+    def __init__(self, target: Target, seed: int, modules: Sequence[str] = ()) -> None:
+        self.target, self.seed, self.modules = target, seed, tuple(modules)
         self._op, self._known = "", {}  # type: str, dict[Any, Any]
 
     def run(self, item: Item) -> Record:
@@ -35,58 +47,79 @@ class Session:
         if item.op != self._op:
             self._op, self._known = item.op, {}
         record = blank(item)
-        if item.op not in self.target.kernels:
+        if item.op != BACKEND and item.op not in self.target.kernels:
             return replace(record, status=Status.UNSUPPORTED, message=self.target.refused[item.op])
         started = time.perf_counter()
         outcome = self._outcome(item)
         return replace(record, seconds=round(time.perf_counter() - started, 4), **outcome)
 
+    def _check(self, item: Item) -> Judgement | None:
+        if item.op == BACKEND:
+            BACKEND_CHECKS[item.check].run(BackendContext(self.target, self.seed, item.part, self.modules))
+            return None
+        spec, dtype = item.spec, torch_dtype(item.dtype)
+        context = Context(self.target, spec, spec.cases[item.case], dtype, self.seed, item.part, self._known)
+        return CHECKS[item.check].run(context)
+
     def _outcome(self, item: Item) -> dict[str, Any]:
-        spec = item.spec
-        context = Context(
-            self.target, spec, spec.cases[item.case], torch_dtype(item.dtype), self.seed, item.part, self._known
-        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = CHECKS[item.check].run(context)
+                found = self._check(item)
         except UnsupportedOp as error:
-            return {"status": Status.UNSUPPORTED, "message": str(error)}
+            return {"status": Status.UNSUPPORTED, "message": str(error)[:MESSAGE_LIMIT]}
+        except NotRun as error:
+            return {"status": Status.NOT_RUN, "message": str(error)[:MESSAGE_LIMIT]}
         except Lied as error:
-            return {"status": Status.LIED, "message": str(error)}
+            return {"status": Status.LIED, "message": str(error)[:MESSAGE_LIMIT]}
         except Mismatch as error:
             return {"status": Status.FAIL, "message": str(error)[:MESSAGE_LIMIT], "worst": error.worst}
         except Exception as error:
             where = "".join(traceback.format_exception(error))[-MESSAGE_LIMIT:]
-            return {"status": Status.FAIL, "message": f"{type(error).__name__}: {error}"[:500] + f"\n{where}"}
-        if found is None:
-            return {"status": Status.PASS}
-        return {
-            "status": Status.PASS,
-            "worst": found.worst,
-            "excused": found.excused,
-            "excluded": found.excluded,
-        }
+            status = Status.DEVICE_LOST if isinstance(error, DEVICE_LOST) else Status.FAIL
+            return {"status": status, "message": f"{type(error).__name__}: {error}"[:500] + f"\n{where}"}
+        return {"status": Status.PASS, **(vars(found) if found else {})}
 
 
-def blank(item: Item) -> Record:
+def blank(item: Item, message: str = "") -> Record:
     """The record of a case that has not run."""
-    case = item.spec.cases[item.case].id
-    return Record(item.id, item.op, item.check, item.part, item.dtype, case, Status.NOT_RUN)
+    return Record(
+        id=item.id,
+        op=item.op,
+        check=item.check,
+        part=item.part,
+        dtype=item.dtype,
+        case=item.case_id,
+        status=Status.NOT_RUN,
+        level=item.level,
+        message=message,
+    )
 
 
 def serve(connection: Connection, backend: str, modules: Sequence[str], seed: int, threads: int) -> None:
-    """The body of a worker process: takes batches, answers ``("start", i)`` and ``("done", record)``, ends on None."""
+    """The body of a worker process.
+
+    Says ``("ready", None)``, or ``("unavailable", reason)`` and ends. Then it answers a dict, the keywords of
+    :func:`report.describe`, with ``("described", (opened, head of the report))``; a list of items with ``("start",
+    item id)`` and ``("done", (record, bytes of memory held))`` for each, then ``("ready", None)``; None by its end.
+    """
     torch.set_num_threads(threads)
     try:
         for module in modules:
             import_module(module)
-        session = Session(open_target(backend), seed)
-    except Exception as error:
-        return connection.send(("failed", f"{type(error).__name__}: {error}"))
+        session = Session(open_target(backend), seed, modules)
+    except (BackendUnavailable, ModuleNotFoundError) as error:
+        return connection.send(("unavailable", str(error)))
     connection.send(("ready", None))
-    while (batch := connection.recv()) is not None:
-        for i, item in enumerate(batch):
-            connection.send(("start", i))
-            connection.send(("done", session.run(item)))
+    while (request := connection.recv()) is not None:
+        if isinstance(request, dict):
+            about = report.describe(session.target.backend, **request)
+            connection.send(("described", (session.target.opened(), about)))
+            continue
+        for item in request:
+            connection.send(("start", item.id))
+            record = session.run(item)
+            connection.send(("done", (record, resident(os.getpid()))))
+            if record.status == Status.DEVICE_LOST:
+                os._exit(1)  # whatever runs on it now, the end of this process too, may hang
         connection.send(("ready", None))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
+from ..axes import usual_scale
 from ..declare import operator
-from ..rules import in_range, lengths, multiple, offsets
+from ..rules import in_range, lengths, multiple, not_empty, offsets
 from ..spec import Case, Input, Output, Time
 
 
@@ -141,6 +142,7 @@ SPEC = operator(
         multiple("Hq", "H"),
         in_range("window", 0, text="a number of visible keys, at least 1, or None"),
         in_range("sinks", 0, text="a number of keys, at least 0"),
+        not_empty("cu_seqlens_q", "cu_seqlens_k"),
         _layout,
     ),
     contents=(offsets("cu_seqlens_q", "Tq"), offsets("cu_seqlens_k", "Tk"), lengths("kv_lengths", "Tk")),
@@ -169,6 +171,7 @@ SPEC = operator(
             ragged=(5, 0, 30, 1, 20),
         ),
         Case(dict(B=1, Tq=20, Tk=20, Hq=2, H=1, D=8, Dv=8), dict(window=1)),
+        Case(dict(B=1, Tq=20, Tk=20, Hq=2, H=1, D=16, Dv=16), dict(scale=16.0)),  # exp overflows without its maximum
         Case(dict(B=2, Tq=0, Tk=9, Hq=2, H=1, D=8, Dv=8)),
         Case(dict(B=1, Tq=6, Tk=0, Hq=2, H=1, D=8, Dv=8)),
     ),
@@ -256,9 +259,9 @@ def attention(
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
-    if window is not None and window < 1:
+    if window is not None and not isinstance(window, str) and window < 1:
         raise ValueError(f"attention: window is {window}, expected a number of visible keys, at least 1, or None")
     if scale is None:
-        scale = q.shape[-1] ** -0.5
+        scale = usual_scale(q)
     o, lse = call(SPEC, q, k, v, cu_seqlens_q, cu_seqlens_k, kv_lengths, causal, window or 0, scale, sinks)
     return (o, lse) if return_lse else o

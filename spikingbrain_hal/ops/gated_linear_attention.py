@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
+from ..axes import usual_scale
 from ..declare import operator
-from ..rules import multiple, offsets
+from ..rules import multiple, not_empty, offsets
 from ..spec import Case, Input, Output, Time
 
 
@@ -39,8 +40,7 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     acc = torch.float64 if q.dtype == torch.float64 else torch.float32
     heads, group = k.shape[2], q.shape[2] // k.shape[2]
-    decay = g.to(acc).exp()
-    decay = decay if decay.dim() == 4 else decay[..., None]
+    gate = g.to(acc) if g.dim() == 4 else g.to(acc)[..., None]
     outputs = q.new_zeros(*q.shape[:3], v.shape[-1], dtype=acc)
     states = []
     for n, (b, start, end) in enumerate(bounds(q, cu_seqlens)):
@@ -50,7 +50,8 @@ def reference(
         steps = []
         for t in range(start, end):
             write = k[b, t].to(acc)[..., None] * v[b, t].to(acc)[..., None, :]
-            state = torch.where(decay[b, t, ..., None] == 0, 0, decay[b, t, ..., None] * state) + write
+            decay = gate[b, t, ..., None].exp()  # of used steps alone: padding may hold NaN
+            state = torch.where(decay == 0, 0, decay * state) + write
             read = state.repeat_interleave(group, 0)
             steps.append(torch.einsum("hk,hkv->hv", scale * q[b, t].to(acc), read))
         if steps:
@@ -89,7 +90,7 @@ SPEC = operator(
         "final_state": Output("N H K V", "acc", when="output_final_state"),
     },
     derived={"N": sequences},
-    rules=(multiple("Hq", "H"), _packed),
+    rules=(multiple("Hq", "H"), not_empty("cu_seqlens"), _packed),
     contents=(offsets("cu_seqlens", "T"),),
     differentiable=("q", "k", "v", "g", "initial_state"),
     autocast=("q", "k", "v"),
@@ -102,6 +103,7 @@ SPEC = operator(
         Case(dict(B=1, T=130, Hq=7, H=1, K=128, V=128), given=("initial_state",)),
         Case(dict(B=2, T=40, Hq=4, H=4, K=64, V=64), dict(scale=1.0, output_final_state=False)),
         Case(dict(B=1, T=37, Hq=9, H=3, K=7, V=5)),
+        Case(dict(B=1, T=64, Hq=2, H=1, K=8, V=8), given=("initial_state",)),  # whole chunks, no tail
         Case(dict(B=1, T=50, Hq=4, H=2, K=24, V=32), given=("initial_state", "cu_seqlens"), ragged=(5, 0, 17, 1, 20)),
         Case(dict(B=0, T=5, Hq=2, H=1, K=8, V=8)),
         Case(dict(B=2, T=0, Hq=2, H=1, K=8, V=8), given=("initial_state",)),
@@ -191,6 +193,6 @@ def gated_linear_attention(
     Source: Yang et al. 2023, arXiv:2312.06635, eq. 3 (recurrent form).
     """
     if scale is None:
-        scale = q.shape[-1] ** -0.5
+        scale = usual_scale(q)
     o, final_state = call(SPEC, q, k, v, g, initial_state, cu_seqlens, scale, output_final_state)
     return o, final_state if output_final_state else None

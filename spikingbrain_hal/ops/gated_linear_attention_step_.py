@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import call
+from ..axes import usual_scale
 from ..declare import operator
 from ..rules import multiple
 from ..spec import Case, Input, Output
@@ -74,8 +75,8 @@ SPEC = operator(
     linear={"o": ("v", "state"), "state": ("v", "state")},
     cases=(
         Case(dict(B=3, Hq=6, H=2, K=16, V=24, slot=3)),
-        Case(dict(B=1, Hq=7, H=1, K=128, V=128, slot=1)),
         Case(dict(B=4, Hq=4, H=2, K=7, V=5, slot=6), given=("slots",)),
+        Case(dict(B=1, Hq=7, H=1, K=128, V=128, slot=1)),
         Case(dict(B=2, Hq=28, H=4, K=128, V=128, slot=2), dict(scale=0.088)),
         Case(dict(B=0, Hq=2, H=1, K=8, V=8, slot=0)),
     ),
@@ -119,6 +120,6 @@ def gated_linear_attention_step_(
     Source: Yang et al. 2023, arXiv:2312.06635, eq. 3 (recurrent form).
     """
     if scale is None:
-        scale = q.shape[-1] ** -0.5
+        scale = usual_scale(q)
     o: Tensor = call(SPEC, q, k, v, g, state, slots, scale)
     return o

@@ -15,6 +15,8 @@ from ..rules import finite, in_range, one_of
 from ..spec import Case, Input, Output, Time
 from ..surrogates import SURROGATES
 
+UNDERFLOWS = 2.0**-150  # what float32 rounds to 0
+
 
 def reference(
     x: Tensor,
@@ -56,7 +58,7 @@ def reference(
             u, unit = h / threshold - 1, 1.0
         value = (decided if given is None else given).to(acc)
         slope = SURROGATES[surrogate](u, unit, alpha, beta, max_count)
-        return value.detach() + (u - u.detach()) * slope.detach()
+        return value.detach() + torch.where(u.isfinite(), (u - u.detach()) * slope.detach(), 0)
 
     def after_reset(h: Tensor, s: Tensor) -> Tensor:
         """What a spike leaves of h (soft reset acts on the sum instead when it is delayed)."""
@@ -96,7 +98,7 @@ def reference(
 
 
 def _counts(a: Mapping[str, Any]) -> str | None:
-    if a["max_count"] == 1 or a["v_threshold_tensor"] is not None or a["v_threshold"] > 0:
+    if a["max_count"] == 1 or a["v_threshold_tensor"] is not None or a["v_threshold"] > UNDERFLOWS:
         return None
     return f"v_threshold is {a['v_threshold']}, expected a positive number with max_count above 1"
 
@@ -126,6 +128,7 @@ SPEC = operator(
         in_range("max_count", 1, 256, "a count from 1 to 256, exact in every dtype of x"),
         in_range("alpha", 1e-30, text="a positive number"),
         finite("decay", "input_gain", "v_rest", "v_threshold", "v_reset", "alpha", "beta"),
+        lambda a: None if a["v_min"] == -math.inf else finite("v_min")(a),
         _counts,
     ),
     differentiable=("x", "v0", "decay_tensor", "v_threshold_tensor"),
@@ -140,10 +143,11 @@ SPEC = operator(
         _case((33,), 8, ("decay_tensor", "v_threshold_tensor"), surrogate="triangle", alpha=1.0),
         _case((2, 19), 11, ("v0", "decay_tensor"), reset="soft", v_rest=0.1, input_gain=1.0),
         _case((50,), 10, ("v0",), v_reset=-0.2, v_min=-0.5, surrogate="erf", alpha=2.0),
+        _case((50,), 10, v_reset=-0.2, v_min=-0.1),
         _case((50,), 10, ("v0",), reset="soft", reset_next_step=True, strict=True, decay=0.9, input_gain=1.0),
         _case((41,), 7, ("v0",), reset="hard", reset_next_step=True, surrogate="fast_sigmoid"),
         _case((64,), 9, ("v0",), reset="soft", max_count=4, surrogate="rect_count", input_gain=2.0),
-        _case((30,), 6, ("v0",), reset="soft", max_count=4, count_rounding="half_even", surrogate="rect_count"),
+        _case((300,), 6, reset="soft", max_count=4, count_rounding="half_even", surrogate="rect_count"),
         _case((29,), 6, reset="soft", max_count=8, surrogate="periodic_exponential", input_gain=3.0),
         *(
             _case((17,), 6, surrogate=name, alpha=1.0, beta=0.01)
@@ -162,7 +166,7 @@ SPEC = operator(
 
 
 def _spread(name: str, value: float | Tensor | None, x: Tensor) -> Tensor | None:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or not isinstance(x, Tensor):
         return None
     try:
         return value.expand(x.shape[1:])
@@ -277,6 +281,8 @@ def lif_scan(
 
     Source: Fang et al. 2021, arXiv:2007.05785, eqs. 1-3; Neftci et al. 2019, arXiv:1901.09948 (surrogates).
     """
+    if v0 is not None and not isinstance(v0, Tensor):
+        raise TypeError(f"lif_scan: v0 is {type(v0).__name__}, expected a tensor or None")
     learned = (_spread("v0", v0, x), _spread("decay", decay, x), _spread("v_threshold", v_threshold, x))
     leak = 0.0 if isinstance(decay, Tensor) else decay
     threshold = 1.0 if isinstance(v_threshold, Tensor) else v_threshold

@@ -63,6 +63,8 @@ SPEC = operator(
         Case({"S": 4, "...": (40,)}, dict(coding="bitwise")),
         Case({"S": 9, "...": (40,)}, dict(coding="binary")),
         Case({"S": 8, "...": (7, 9)}, dict(coding="ternary")),
+        Case({"S": 16, "...": (21,)}, dict(coding="twos_complement")),
+        Case({"S": 15, "...": (21,)}, dict(coding="bitwise_signed")),
         Case({"S": 4, "...": ()}, dict(coding="ternary")),
         Case({"S": 3, "...": (0, 4)}, dict(coding="bitwise")),
     ),

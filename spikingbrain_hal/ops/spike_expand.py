@@ -56,6 +56,8 @@ SPEC = operator(
         Case({"...": (40,)}, dict(coding="bitwise", timesteps=4)),
         Case({"...": (40,)}, dict(coding="binary", timesteps=9)),
         Case({"...": (7, 9)}, dict(coding="ternary", timesteps=8)),
+        Case({"...": (21,)}, dict(coding="twos_complement", timesteps=16)),
+        Case({"...": (21,)}, dict(coding="bitwise_signed", timesteps=15)),
         Case({"...": ()}, dict(coding="ternary", timesteps=4)),
         Case({"...": (0, 4)}, dict(coding="bitwise", timesteps=3)),
     ),
@@ -88,9 +90,12 @@ def spike_expand(counts: Tensor, coding: str, timesteps: int | None = None, bit_
     if timesteps is None:
         if torch.compiler.is_compiling():
             raise RuntimeError("spike_expand: timesteps is absent, expected a number inside a compiled region")
+        if isinstance(counts, Tensor) and counts.is_meta:
+            raise ValueError("spike_expand: timesteps is absent, expected a number, as meta tensors hold no counts")
         if coding not in CODINGS:
             raise ValueError(f"spike_expand: coding is {coding!r}, expected one of {', '.join(map(repr, CODINGS))}")
-        low, high = (int(n.item()) for n in counts.aminmax()) if counts.numel() else (0, 0)
+        readable = isinstance(counts, Tensor) and counts.dtype == torch.int16 and counts.numel() > 0
+        low, high = (int(n.item()) for n in counts.aminmax()) if readable else (0, 0)
         timesteps = timesteps_needed(coding, low, high)
     trains: Tensor = call(SPEC, counts, coding, timesteps, bit_order)
     return trains

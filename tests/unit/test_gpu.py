@@ -1,7 +1,6 @@
 """GPU backends on a machine that has none: why each cannot run, simulated devices, what is checked before a launch."""
 
 import sys
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 import spikingbrain_hal as hal
 from spikingbrain_hal import dispatch, ops
 from spikingbrain_hal.errors import BackendUnavailable
-from spikingbrain_hal.gpu import device_backend, torch_vendor
+from spikingbrain_hal.gpu import _without_code, device_backend, torch_vendor
 from spikingbrain_hal.selection import installed_backends, register_backend, unregister_backend
 from spikingbrain_hal.testing import python_backend
 
@@ -47,17 +46,16 @@ def test_the_vendor_of_cuda_devices_is_told_from_torch(monkeypatch, attributes, 
 
 
 def test_a_device_that_the_build_has_no_code_for_is_a_reason(monkeypatch):
-    rocm = import_module("spikingbrain_hal.backends.rocm.backend")
-    monkeypatch.setitem(sys.modules, f"{rocm.__package__}._built", SimpleNamespace(targets=["gfx90a:xnack-", "gfx942"]))
+    monkeypatch.setitem(sys.modules, "acme._built", SimpleNamespace(targets=["gfx90a:xnack-", "gfx942"]))
     devices = [SimpleNamespace(gcnArchName="gfx90a:sramecc+:xnack-"), SimpleNamespace(gcnArchName="gfx1100")]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(devices))
     monkeypatch.setattr(torch.cuda, "get_device_properties", devices.__getitem__)
-    assert rocm._without_code() == (
+    assert _without_code("acme") == (
         "device 1 is gfx1100, this build has code for gfx90a:xnack-, gfx942; "
         'reinstall with -C cmake.define.SBHAL_ROCM_ARCHS="gfx1100"'
     )
     devices.pop()
-    assert rocm._without_code() is None
+    assert _without_code("acme") is None
 
 
 def test_a_processor_without_the_instructions_is_a_reason(monkeypatch):
@@ -81,8 +79,9 @@ def test_tensors_on_several_devices_are_refused_before_a_launch():
 @pytest.fixture
 def unchecking():
     """A backend whose kernels look at no values."""
-    backend = python_backend("unchecking", {"gated_linear_attention": lambda *args: (args[2].clone(), torch.empty(0))})
-    register_backend(hal.Backend(**{**vars(backend), "checks_contents": False}))
+    function = {"gated_linear_attention": lambda *args: (args[2].clone(), torch.empty(0))}
+    device = python_backend("unchecking", function, device_type="cuda")  # where values are not looked at
+    register_backend(hal.Backend(**{**vars(device), "device_type": "cpu"}))
     yield "unchecking"
     unregister_backend("unchecking")
 

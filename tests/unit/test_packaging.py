@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import spikingbrain_hal
-from checkout import ROOT, Environment, attempt, copy_project, run
+from checkout import ROOT, Environment, attempt, build_wheel, copy_project, run
 
 PIP = ("python", "-m", "pip", "--disable-pip-version-check")
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index")
@@ -29,9 +29,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that pip builds."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(*PIP, "wheel", ".", *OFFLINE, "-w", folder, cwd=project)
-    return next(folder.glob("*.whl"))
+    return build_wheel(project, tmp_path_factory.mktemp("wheel"))
 
 
 def members(wheel: Path) -> set[str]:
@@ -40,7 +38,7 @@ def members(wheel: Path) -> set[str]:
 
 def expected_members() -> set[str]:
     """Every Python file, stub, marker and template, at the place it is imported from."""
-    kinds = (".py", ".pyi", ".typed", ".j2", ".html", ".css", ".svg")
+    kinds = (".py", ".pyi", ".typed", ".j2", ".json", ".html", ".css", ".svg")
     packages = {"spikingbrain_hal": "spikingbrain_hal", "backends": "spikingbrain_hal/backends"}
     return {
         f"{target}/{path.relative_to(ROOT / source)}"
@@ -61,6 +59,15 @@ def test_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     entries = zipfile.ZipFile(wheel).read(next(n for n in zipfile.ZipFile(wheel).namelist() if "entry_p" in n))
     assert b"sbhal = spikingbrain_hal.cli:main" in entries
     assert b"cpu = spikingbrain_hal.backends.cpu.backend:backend" in entries
+
+
+@pytest.mark.slow
+def test_wheel_brings_what_backends_of_their_own_are_built_from(project: Path, wheel: Path) -> None:
+    sources = [path.relative_to(project).as_posix() for path in (project / "csrc").rglob("*") if path.is_file()]
+    cmake = [f"share/cmake/spikingbrain_hal/{path.name}" for path in (project / "cmake").iterdir()]
+    headers = ["backends/cuda/vendor.h", "backends/rocm/vendor.h"]
+    assert {f"spikingbrain_hal/{name}" for name in (*sources, *cmake, *headers)} <= members(wheel)
+    assert "spikingbrain_hal/share/cmake/spikingbrain_hal/spikingbrain_halConfigVersion.cmake" in members(wheel)
 
 
 @pytest.mark.slow
@@ -95,6 +102,8 @@ def test_editable_install(project: Path, environment: Environment, tmp_path: Pat
     assert environment.evaluate(IMPORTS, tmp_path) == EXPECTED
     where = environment.evaluate("import spikingbrain_hal; print(spikingbrain_hal.__file__)", tmp_path)
     assert Path(where) == project / "spikingbrain_hal/__init__.py"
+    cmake_dir = run(environment.python, "-m", "spikingbrain_hal", "--cmakedir", cwd=tmp_path, PYTHONSAFEPATH="1")
+    assert (Path(cmake_dir.strip(), "backend.cmake")).exists()
 
 
 @pytest.mark.slow
@@ -132,9 +141,9 @@ def pybind11_dir() -> str:
 @pytest.mark.parametrize(
     ("options", "environment_variables", "expected"),
     [
-        (("-C", "sbhal.backends=cpuu"), {}, "Did you mean 'cpu'?"),
+        (("--config-settings=sbhal.backends=cpuu",), {}, "Did you mean 'cpu'?"),
         ((), {"SBHAL_BACKENDS": "cup"}, "Did you mean 'cpu'?"),
-        (("-C", "sbhal.backend=cpu"), {}, "sbhal.backends"),
+        (("--config-settings=sbhal.backend=cpu",), {}, "sbhal.backends"),
     ],
 )
 def test_pip_passes_the_choice_on(
@@ -144,7 +153,7 @@ def test_pip_passes_the_choice_on(
     environment_variables: dict[str, str],
     expected: str,
 ) -> None:
-    command = (*PIP, "wheel", ".", *OFFLINE, "-w", tmp_path, "-C", f"build-dir={tmp_path}/build", *options)
+    command = (*PIP, "wheel", ".", *OFFLINE, "-w", tmp_path, f"--config-settings=build-dir={tmp_path}/build", *options)
     done = attempt(*command, cwd=project, **environment_variables)
     assert done.returncode != 0
     assert expected in " ".join(done.stdout.split())

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ...axes import pair_axes
+from ...registry import OPERATORS
 from ...spec import Case, OpSpec
 from ...testing import io_dtypes, make_inputs
 from ..judge import Judgement, judge
 from ..replay import REPLAYS
-from ..target import Target
+from ..target import Opened, Target
 from ..truth import Named, reference_truth, truth
 
 
@@ -76,6 +77,37 @@ class Context:
         return list((self.spec.bind(args) | values).values())
 
 
+@dataclass
+class BackendContext:
+    """The backend under test, for a check that is of no one operator.
+
+    Attributes:
+        target: The backend.
+        seed: Of the whole run.
+        part: Which part of the check, for those that have several: an operator's name for most.
+        modules: What a new process imports first for the backend to be known.
+    """
+
+    target: Target
+    seed: int
+    part: str = ""
+    modules: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> OpSpec:
+        """The operator that the part names."""
+        return OPERATORS[self.part]
+
+    def args(self, seed: int = 0) -> list[Any]:
+        """The arguments of the operator's first case at its first dtype, other ones for another ``seed``."""
+        case = next(c for c in self.spec.cases if has_elements(self.spec, c))
+        return make_inputs(self.spec, case, None, self.seed + seed, self.target.device)
+
+    def call(self, args: Sequence[Any]) -> Named:
+        """Runs that operator."""
+        return self.target.call(self.spec, args)
+
+
 Run = Callable[[Context], Judgement | None]
 Applies = Callable[[OpSpec, Case], bool]
 
@@ -87,6 +119,7 @@ class Check:
     Attributes:
         name: Short, in the case's id.
         promise: One sentence for the report.
+        level: Of the suite, see :data:`spikingbrain_hal.conformance.levels.LEVELS`.
         run: Tests it.
         applies: Whether a case can show it, by what the operator declares.
         every_dtype: Run at every dtype, else at the first.
@@ -96,6 +129,7 @@ class Check:
 
     name: str
     promise: str
+    level: int
     run: Run
     applies: Applies
     every_dtype: bool
@@ -103,7 +137,27 @@ class Check:
     parts: Callable[[OpSpec, Case], Sequence[str]]
 
 
+@dataclass(frozen=True)
+class BackendCheck:
+    """A promise of the whole backend and how it is tested.
+
+    Attributes:
+        name, promise, level: As of a :class:`Check`.
+        run: Tests it.
+        absent: Why a backend cannot show it; empty for one that can.
+        parts: Splits it, by operator for most.
+    """
+
+    name: str
+    promise: str
+    level: int
+    run: Callable[[BackendContext], None]
+    absent: Callable[[Opened], str]
+    parts: Callable[[Opened], Sequence[str]]
+
+
 CHECKS: dict[str, Check] = {}
+BACKEND_CHECKS: dict[str, BackendCheck] = {}
 
 
 def has_elements(spec: OpSpec, case: Case) -> bool:
@@ -149,6 +203,7 @@ def slice_axis(spec: OpSpec, args: Sequence[Any], axis: str, start: int, stop: i
 def check(
     promise: str,
     *,
+    level: int,
     applies: Applies = has_elements,
     every_dtype: bool = False,
     quick: int | None = 1,
@@ -159,10 +214,32 @@ def check(
 
     def register(run: Run) -> Run:
         name = getattr(run, "__name__", "")
-        CHECKS[name] = Check(name, promise, run, applies, every_dtype, {"quick": quick, "full": full}, parts)
+        CHECKS[name] = Check(name, promise, level, run, applies, every_dtype, {"quick": quick, "full": full}, parts)
         return run
 
     return register
+
+
+def backend_check(
+    promise: str,
+    *,
+    level: int,
+    absent: Callable[[Opened], str] = lambda opened: "",
+    parts: Callable[[Opened], Sequence[str]] = lambda opened: ("",),
+) -> Callable[[Callable[[BackendContext], None]], Callable[[BackendContext], None]]:
+    """Registers a check of the whole backend under its function's name."""
+
+    def register(run: Callable[[BackendContext], None]) -> Callable[[BackendContext], None]:
+        name = getattr(run, "__name__", "")
+        BACKEND_CHECKS[name] = BackendCheck(name, promise, level, run, absent, parts)
+        return run
+
+    return register
+
+
+def promise_of(check: str) -> str:
+    """What a check of this name tests, in a sentence."""
+    return (CHECKS.get(check) or BACKEND_CHECKS[check]).promise
 
 
 for _module in iter_modules(__path__):

@@ -21,6 +21,7 @@ TRANSFORMS = ("vmap", "forward_ad", "double_backward")
 
 @check(
     "schema, fake kernel and tracing with dynamic shapes pass torch.library.opcheck",
+    level=4,
     full=2,
     parts=lambda s, c: OPCHECKS,
 )
@@ -68,6 +69,7 @@ _TRANSFORM = {"vmap": _vmap, "forward_ad": _forward_ad, "double_backward": _doub
 
 @check(
     "the transforms vmap, forward-mode AD and double backward are refused by name, as torch's answers are wrong",
+    level=4,
     applies=lambda spec, case: has_elements(spec, case) and "float" in next(iter(spec.inputs.values())).dtype,
     full=2,
     parts=_transforms,
@@ -105,6 +107,7 @@ def _results_and_gradients(ctx: Context, function: Callable[..., tuple[Tensor, .
 
 @check(
     "one graph of torch.compile holds it, forwards and backwards, and changes nothing",
+    level=4,
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None,
     full=2,
 )
@@ -114,6 +117,7 @@ def compiled(ctx: Context) -> None:
 
 @check(
     "compiling with inductor changes nothing either",
+    level=4,
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None and spec.time is not None,
     quick=0,
     full=1,
@@ -124,6 +128,7 @@ def inductor(ctx: Context) -> None:
 
 @check(
     "autocast casts the inputs that the declaration names and no others",
+    level=4,
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None,
     full=2,
 )

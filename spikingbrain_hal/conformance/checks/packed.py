@@ -38,6 +38,7 @@ def _poison_padding(ctx: Context, args: Sequence[Any]) -> list[Any]:
 
 @check(
     "what lies behind the last sequence or past a row's length is never read",
+    level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(_packs(spec, case)),
     every_dtype=True,
     quick=2,
@@ -79,6 +80,7 @@ def _write(spec: OpSpec, whole: Named, part: Named, spans: Mapping[str, tuple[in
 
 @check(
     "packed sequences give what each gives alone",
+    level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(_packs(spec, case, "offsets")),
     every_dtype=True,
 )
@@ -126,6 +128,7 @@ def _resettable(spec: OpSpec, case: Case) -> bool:
 
 @check(
     "a gate of -inf, -1e4 or -1e30 forgets exactly, and gradients through it are finite",
+    level=3,
     applies=_resettable,
     every_dtype=True,
     quick=1,
@@ -143,6 +146,7 @@ def resets(ctx: Context) -> Judgement:
 
 @check(
     "a sequence reset at a boundary is two sequences",
+    level=3,
     applies=lambda spec, case: _resettable(spec, case) and bool(spec.time and spec.time.state_in),
     every_dtype=True,
     full=3,

@@ -149,6 +149,7 @@ def _arguments(spec: OpSpec, case: Case) -> tuple[str, ...]:
 
 @check(
     "a wrong argument is refused by name, with the promised error, and nothing has been written",
+    level=3,
     full=3,
     parts=_arguments,
 )

@@ -18,6 +18,7 @@ UNDERFLOW = 1e-30  # smaller results may have passed through numbers that doubli
 
 @check(
     "outputs are linear in the inputs that the declaration says: twice the input, exactly twice the output",
+    level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(spec.linear),
 )
 def linearity(ctx: Context) -> None:
@@ -40,7 +41,7 @@ def _same_settings(spec: OpSpec, case: Case) -> tuple[str, ...]:
     return tuple(map(str, legal))
 
 
-@check("settings that the declaration calls equivalent give the same results", parts=_same_settings, full=3)
+@check("settings that the declaration calls equivalent give the same results", level=2, parts=_same_settings, full=3)
 def equivalent(ctx: Context) -> Judgement:
     one, other = (ctx.spec.forward or ctx.spec).equivalent[int(ctx.part)]
     plain = replace(ctx, case=_with(ctx.case, one))
@@ -49,6 +50,7 @@ def equivalent(ctx: Context) -> Judgement:
 
 @check(
     "gradients through autograd are the backward operator's, on the forward's own outputs",
+    level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(spec.differentiable),
     every_dtype=True,
     quick=2,

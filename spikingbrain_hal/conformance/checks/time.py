@@ -89,6 +89,7 @@ def _join(spec: OpSpec, pieces: Sequence[Named], axis: str) -> Named:
 
 @check(
     "a run cut in two at any step, the state handed over, is the whole run",
+    level=3,
     applies=_hands_over,
     every_dtype=True,
 )
@@ -99,7 +100,7 @@ def split(ctx: Context) -> Judgement:
     return found
 
 
-@check("results do not depend on how a sequence is cut into chunks", applies=_chunked, every_dtype=True)
+@check("results do not depend on how a sequence is cut into chunks", level=3, applies=_chunked, every_dtype=True)
 def chunks(ctx: Context) -> Judgement:
     args, found = _args_with_state(ctx), Judgement()
     steps = _steps(ctx.spec, ctx.case)
@@ -133,7 +134,7 @@ def _past(ctx: Context, outputs: Named, steps: int) -> Named:
     return found
 
 
-@check("changing the future does not change a bit of the past", applies=_hides_future, every_dtype=True)
+@check("changing the future does not change a bit of the past", level=3, applies=_hides_future, every_dtype=True)
 def causality(ctx: Context) -> None:
     time, args = ctx.spec.time, ctx.args()
     assert time is not None

@@ -11,7 +11,13 @@ from ..judge import Judgement
 from . import Context, check, has_elements, is_legal
 
 
-@check("results are within tolerance of the float64 oracle", applies=lambda s, c: True, every_dtype=True, quick=None)
+@check(
+    "results are within tolerance of the float64 oracle",
+    level=2,
+    applies=lambda s, c: True,
+    every_dtype=True,
+    quick=None,
+)
 def values(ctx: Context) -> Judgement:
     return ctx.judge(ctx.call(ctx.args()))
 
@@ -25,6 +31,7 @@ def _has_alternatives(spec: OpSpec, case: Case) -> bool:
 
 @check(
     "the other axes and dtypes that inputs accept, and absent gradients, are within tolerance too",
+    level=2,
     applies=_has_alternatives,
     every_dtype=True,
     quick=2,
@@ -45,7 +52,7 @@ def _axes_that_may_be_empty(spec: OpSpec, case: Case) -> tuple[str, ...]:
     return tuple(axis for axis in case.sizes if is_legal(spec, _emptied(case, axis)))
 
 
-@check("an axis of size zero is served", full=2, parts=_axes_that_may_be_empty)
+@check("an axis of size zero is served", level=3, full=2, parts=_axes_that_may_be_empty)
 def zero_size(ctx: Context) -> Judgement:
     small = replace(ctx, case=_emptied(ctx.case, ctx.part))
     return small.judge(small.call(small.args()))
@@ -53,6 +60,7 @@ def zero_size(ctx: Context) -> Judgement:
 
 @check(
     "inference mode changes nothing",
+    level=4,
     applies=lambda spec, case: has_elements(spec, case) and spec.forward is None,
 )
 def inference_mode(ctx: Context) -> Judgement:

@@ -1,0 +1,285 @@
+"""Level 1: memory however it came about, streams, errors that leave a device usable, and calls from many threads."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UnsupportedOp
+from ...registry import OPERATORS
+from ...spec import OpSpec
+from ...testing import make_inputs
+from ..judge import Mismatch, require_same_bits
+from ..target import Opened
+from ..truth import Named
+from . import BackendContext, axes_of, backend_check, has_elements
+
+THREADS, CALLS = 4, 3
+HUGE_BYTES, MODEST_BYTES = 1 << 30, 1 << 17
+SLEEP_CYCLES = 200_000_000
+
+
+def _served(opened: Opened) -> Sequence[str]:
+    return opened.served
+
+
+def _no_streams(opened: Opened) -> str:
+    return "host memory has no streams, events or copies" if opened.on_host else ""
+
+
+def _each(args: Sequence[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+    return [change(a) if isinstance(a, Tensor) else a for a in args]
+
+
+# ---- memory
+
+
+def _from_numpy(t: Tensor) -> Tensor:
+    return torch.from_numpy(t.contiguous().view(-1).view(torch.uint8).numpy().copy()).view(t.dtype).view(t.shape)
+
+
+def _shared(t: Tensor) -> Tensor:
+    shared: Tensor = t.clone().share_memory_()
+    return shared
+
+
+def _mapped(t: Tensor) -> Tensor:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tensor")
+        path.write_bytes(t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        memory = torch.from_file(str(path), shared=True, size=t.nbytes, dtype=torch.uint8)
+    return memory.view(t.dtype).view(t.shape)
+
+
+def _behind_one(t: Tensor) -> Tensor:
+    """One element behind the start of an allocation: aligned for that element and nothing wider."""
+    return torch.empty(t.numel() + 1, dtype=t.dtype, device=t.device)[1:].view(t.shape).copy_(t)
+
+
+def _copied_in(t: Tensor) -> Tensor:
+    """Through pinned host memory, by a copy that nobody waits for."""
+    return t.cpu().pin_memory().to(t.device, non_blocking=True)
+
+
+@backend_check("inputs may lie in any memory that torch can have them in", level=1, parts=_served)
+def memory(ctx: BackendContext) -> None:
+    args = ctx.args()
+    expected = ctx.call(args)
+    places = (_from_numpy, _shared, _mapped) if ctx.target.device == "cpu" else (_copied_in,)
+    for place in (*places, _behind_one):
+        placed = _each(args, lambda t, place=place: place(t) if t.numel() else t)  # type: ignore[misc]
+        require_same_bits(ctx.call(placed), expected, f"inputs{place.__name__.replace('_', ' ')}")
+
+
+# ---- streams
+
+
+def _launch(ctx: BackendContext, args: Sequence[Any]) -> Named:
+    """Plans and launches on the current stream, without the look at contents that waits for the device."""
+    kernel, spec = ctx.target.kernels[ctx.part], ctx.spec
+    outputs, size = spec.allocate(*args), kernel.plan(*args)
+    workspace = torch.empty(size, dtype=torch.uint8, device=ctx.target.device) if size else None
+    kernel.launch(*args, *outputs, workspace, ctx.target.stream(), 1)
+    return dict(zip(spec.outputs, outputs, strict=True)) | {n: spec.bind(args)[n] for n in spec.mutates}
+
+
+def _late(ctx: BackendContext, args: Sequence[Any]) -> Named:
+    """Launches behind a pause and the copies that bring the inputs, all on the current stream."""
+    staged = _each(args, torch.zeros_like)
+    torch.cuda._sleep(SLEEP_CYCLES)
+    for given, late in zip(args, staged, strict=True):
+        if isinstance(given, Tensor):
+            late.copy_(given)
+    return _launch(ctx, staged)
+
+
+@backend_check(
+    "a launch waits for what its stream had to do before it, and its caller for nothing",
+    level=1,
+    parts=_served,
+    absent=_no_streams,
+)
+def stream_order(ctx: BackendContext) -> None:
+    args = _each(ctx.args(), Tensor.contiguous)
+    expected = ctx.call(args)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        found = _late(ctx, args)
+        if side.query():
+            raise Mismatch("the launch waited for the device")
+    torch.cuda.synchronize()
+    require_same_bits(found, expected, "on a stream of its own")
+
+
+@backend_check(
+    "an event behind a launch is done after it: who waits for the event has the results",
+    level=1,
+    parts=_served,
+    absent=_no_streams,
+)
+def events(ctx: BackendContext) -> None:
+    args = _each(ctx.args(), Tensor.contiguous)
+    expected = ctx.call(args)
+    first, second, event = torch.cuda.Stream(), torch.cuda.Stream(), torch.cuda.Event()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(first):
+        found = _late(ctx, args)
+        event.record()
+    if event.query():
+        raise Mismatch("the event was done before the launch can have been")
+    with torch.cuda.stream(second):
+        second.wait_event(event)
+        copies = {name: t.clone() for name, t in found.items()}
+    second.synchronize()
+    if not event.query():
+        raise Mismatch("a stream that waits for the event went on before it was done")
+    require_same_bits(copies, expected, "behind an event")
+    torch.cuda.synchronize()
+
+
+# ---- errors
+
+
+@backend_check("a refused call raises what is promised and leaves the next one as it was", level=1, parts=_served)
+def errors(ctx: BackendContext) -> None:
+    args = ctx.args()
+    expected = ctx.call(args)
+    first = next(iter(ctx.spec.inputs))
+    given = ctx.spec.bind(args)[first]
+    wrongs = {"absent": None, "of bool": given.bool(), "of complex numbers": given.to(torch.complex64)}
+    for what, wrong in wrongs.items():
+        try:
+            ctx.spec.raw(*(ctx.spec.bind(args) | {first: wrong}).values())
+        except (TypeError, ValueError, UnsupportedOp):
+            pass
+        except Exception as error:
+            raise Mismatch(f"{first} {what}: raises {type(error).__name__}: {error}") from error
+        else:
+            raise Mismatch(f"{first} {what}: accepted")
+        require_same_bits(ctx.call(args), expected, f"the call after {first} {what}")
+
+
+def _enlarged(spec: OpSpec, seed: int, device: str, least: int) -> list[Any] | None:
+    """Legal arguments with at least so many bytes of outputs, and small inputs: the same numbers again and again."""
+    axis = next((a for a in next(iter(spec.inputs.values())).axes.split() if a in ("B", "...")), None)
+    for case in spec.cases:
+        if axis is None or not has_elements(spec, case) or case.ragged or not case.sizes[axis]:
+            continue
+        args = make_inputs(spec, case, None, seed, device)
+        size = sum(t.nbytes for t in spec.allocate(*_each(args, lambda t: t.to("meta"))))
+        count = ceil(least / size)
+        huge = []
+        for name, value in zip(spec.arguments, args, strict=True):
+            if isinstance(value, Tensor) and axis in (axes := axes_of(spec, name, value)):
+                at = axes.index(axis)
+                repeated = value.narrow(at, 0, 1)
+                value = repeated.expand(*value.shape[:at], count * value.shape[at], *value.shape[at + 1 :])
+            huge.append(value)
+        try:
+            spec.check(_each(huge, lambda t: t.to("meta")))
+        except (ValueError, TypeError):
+            continue
+        return huge
+    return None
+
+
+@contextmanager
+def _little_memory() -> Iterator[None]:
+    """For as long as this lasts, the process can have no more address space than it has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _can_grow(opened: Opened) -> Sequence[str]:
+    """The operators that can be asked for huge outputs with small inputs; of what is written in place, none repeats."""
+    forward = [op for op in opened.served if OPERATORS[op].forward is None and not OPERATORS[op].mutates]
+    return [op for op in forward if _enlarged(OPERATORS[op], 0, "cpu", HUGE_BYTES) is not None]
+
+
+def _out_of_memory(run: Callable[[], Any]) -> str:
+    """The message of the error that says so, empty if there is none."""
+    try:
+        run()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    except RuntimeError as error:  # what torch raises for host memory
+        if "memory" in str(error):
+            return str(error)
+        raise
+    return ""
+
+
+@backend_check(
+    "outputs that no memory can hold are an error that says so, and the next call works", level=1, parts=_can_grow
+)
+def out_of_memory(ctx: BackendContext) -> None:
+    args = ctx.args()
+    expected, on_host = ctx.call(args), ctx.target.device == "cpu"
+    least = HUGE_BYTES if on_host else 2 * torch.cuda.get_device_properties(ctx.target.device).total_memory
+    huge = _enlarged(ctx.spec, ctx.seed, ctx.target.device, least)
+    assert huge is not None
+    with _little_memory() if on_host else nullcontext():
+        refused = _out_of_memory(lambda: ctx.spec.raw(*huge))
+    if not refused:
+        raise Mismatch("outputs larger than the memory there is were computed")
+    require_same_bits(ctx.call(args), expected, f"the call after {refused.splitlines()[0]!r}")
+
+
+@backend_check(
+    "a launch that can have no memory of its own is right, or an error that says so, and the next call works",
+    level=1,
+    parts=_can_grow,
+    absent=lambda opened: "" if opened.on_host else "what a launch allocates on a device cannot be seen from outside",
+)
+def launch_without_memory(ctx: BackendContext) -> None:
+    spec, kernel = ctx.spec, ctx.target.kernels[ctx.part]
+    args = _each(_enlarged(spec, ctx.seed, "cpu", MODEST_BYTES) or [], Tensor.contiguous)
+    expected = ctx.call(args)
+    outputs, size = spec.allocate(*args), kernel.plan(*args)
+    workspace = torch.empty(size, dtype=torch.uint8) if size else None
+    with _little_memory():
+        refused = _out_of_memory(lambda: kernel.launch(*args, *outputs, workspace, 0, 1))
+    if not refused:
+        require_same_bits(
+            dict(zip(spec.outputs, outputs, strict=True)), {n: expected[n] for n in spec.outputs}, "without memory"
+        )
+    require_same_bits(ctx.call(args), expected, "the call after it")
+
+
+# ---- threads
+
+
+@backend_check("calls from several threads at once give what they give one after another", level=1, parts=_served)
+def concurrency(ctx: BackendContext) -> None:
+    inputs = [ctx.args(seed) for seed in range(THREADS)]
+    expected = [ctx.call(args) for args in inputs]
+
+    def repeat(i: int) -> list[Named]:
+        stream = torch.cuda.Stream() if ctx.target.device != "cpu" else None
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            found = [ctx.call(inputs[i]) for _ in range(CALLS)]
+            if stream:
+                stream.synchronize()
+            return found
+
+    if ctx.target.device != "cpu":
+        torch.cuda.synchronize()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for i, results in enumerate(pool.map(repeat, range(THREADS))):
+            for found in results:
+                require_same_bits(found, expected[i], f"thread {i} of {THREADS}")

@@ -1,0 +1,91 @@
+"""Any arguments of all operators, by the hundred thousand: ``python -m spikingbrain_hal.conformance.fuzz``.
+
+Every call must end in a result or in an error that names the operator. Calls run in worker processes, a chunk of them
+each time, so a crash or a hang costs its chunk and is reported with the command that repeats it call by call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from ..registry import OPERATORS
+from ..testing import io_dtypes
+from . import runner
+from .case import Item
+from .checks.drawn import CALLS, TRACE
+from .record import Record, Status
+from .settings import CASE_TIMEOUT, Settings, default_jobs
+
+
+def chunks(ops: Sequence[str], examples: int) -> list[Item]:
+    """The items that draw so many calls, shared out among the operators.
+
+    Args:
+        ops: Operators, backwards too.
+        examples: How many calls at least, of all operators together.
+    """
+    each = -(-examples // (CALLS * len(ops)))
+    return [_chunk(op, str(i)) for op in ops for i in range(each)]
+
+
+def _chunk(op: str, part: str) -> Item:
+    return Item(op, 0, str(io_dtypes(OPERATORS[op])[0]).removeprefix("torch."), "arguments", part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m spikingbrain_hal.conformance.fuzz", description=__doc__)
+    parser.add_argument("--backend", required=True, help="the backend to test")
+    parser.add_argument("--op", action="append", choices=list(OPERATORS), metavar="OP", help="only this; repeatable")
+    parser.add_argument("--examples", type=int, default=10_000, help="calls of all operators together")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the calls")
+    parser.add_argument("--chunk", help="only this chunk of each operator, and print every call before it is made")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="worker processes at once")
+    parser.add_argument("--timeout", type=float, default=CASE_TIMEOUT, help="seconds for a chunk")
+    parser.add_argument(
+        "--import", dest="modules", action="append", default=[], help="module that registers the backend"
+    )
+    return parser
+
+
+def _repeat(settings: Settings, record: Record) -> str:
+    """The command that runs one chunk again."""
+    modules = "".join(f" --import {m}" for m in settings.modules)
+    command = f"{_parser().prog} --backend {settings.backend}{modules}"
+    return f"{command} --op {record.op} --chunk {record.part} --seed {settings.seed}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns 0 if every call ended as it must."""
+    given = _parser().parse_args(arguments)
+    os.environ.setdefault("SBHAL_CHECK", "1")
+    ops = given.op or list(OPERATORS)
+    if given.chunk is not None:
+        os.environ[TRACE] = "1"
+    items = [_chunk(op, given.chunk) for op in ops] if given.chunk is not None else chunks(ops, given.examples)
+    settings = Settings(
+        given.backend, seed=given.seed, jobs=given.jobs, modules=tuple(given.modules), timeout=given.timeout
+    )
+    started = time.monotonic()
+    records = runner.run(items, settings, lambda record: _show(record, settings))
+    seconds = time.monotonic() - started
+    broken = [r for r in records if r.status != Status.PASS]
+    calls = CALLS * (len(records) - len(broken))
+    print(
+        f"{calls} calls of {len(ops)} operators in {seconds:.0f} s, {calls / seconds:.0f} a second, seed {given.seed}"
+    )
+    print(f"{len(broken)} of {len(records)} chunks of {CALLS} calls failed")
+    return 1 if broken else 0
+
+
+def _show(record: Record, settings: Settings) -> None:
+    if record.status != Status.PASS:
+        reason = record.message.splitlines()[0] if record.message else ""
+        print(f"{record.status.value} {record.op}: {reason}\n  {_repeat(settings, record)}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

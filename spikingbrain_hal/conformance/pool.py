@@ -1,0 +1,61 @@
+"""The worker processes of a run: what each is doing, and what there is to do."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .case import Item
+from .child import Child
+from .record import Record
+
+BATCH = 40
+
+
+@dataclass
+class Batch:
+    """Items for one worker; ``fresh`` if it must not have run anything before."""
+
+    items: deque[Item]
+    fresh: bool = False
+
+
+@dataclass
+class Worker:
+    """A child process and what it is doing.
+
+    Attributes:
+        items: What is left of its batch.
+        running: The item that it runs.
+        done: The last record that it gave, until its process has shown that it survived the case.
+        history: The ids of what it has run, the one that runs now not included.
+        base, before: Bytes of memory held when it was ready first, and before the item that it runs.
+        most: The largest growth of one case, and the id of that.
+        since: When it was last heard of.
+    """
+
+    child: Child
+    items: deque[Item] = field(default_factory=deque)
+    running: Item | None = None
+    done: Record | None = None
+    history: list[str] = field(default_factory=list)
+    base: int = 0
+    before: int = 0
+    most: tuple[int, str] = (0, "")
+    since: float = field(default_factory=time.monotonic)
+
+    def grown(self) -> int:
+        """Bytes by which the process has grown since it was ready."""
+        return max(self.before, self.child.memory()) - self.base
+
+
+def batches_of(items: Iterable[Item]) -> list[Batch]:
+    """Runs of items of one operator, so that a worker's oracle results serve the next case too."""
+    found: list[Batch] = []
+    for item in items:
+        if not found or found[-1].items[0].op != item.op or len(found[-1].items) >= BATCH:
+            found.append(Batch(deque()))
+        found[-1].items.append(item)
+    return found

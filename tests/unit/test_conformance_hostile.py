@@ -1,0 +1,151 @@
+"""Backends that crash, hang, print, leak and lie are run to the end, and the records say what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from spikingbrain_hal.cli.app import app
+from spikingbrain_hal.conformance.case import Item, plan
+from spikingbrain_hal.conformance.child import TAIL_BYTES
+from spikingbrain_hal.conformance.record import BACKEND, Record, Status
+from spikingbrain_hal.conformance.runner import Run
+from spikingbrain_hal.conformance.settings import Settings
+
+LAST_WORDS, PRINTED = "these are the last words", 300 << 20  # of a module that only workers may import
+COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+def items(op: str, *cases: str) -> list[Item]:
+    """The float32 values of an operator's cases that begin like this, in this order."""
+    known = [i for i in plan("quick", [op]) if i.check == "values" and i.dtype in ("float32", "int16", "int8")]
+    return [next(i for i in known if i.op == op and i.case_id.startswith(case)) for case in cases]
+
+
+def run(backend: str, planned: list[Item], **settings: float) -> tuple[dict[str, Record], list[str]]:
+    """The records by operator and case, and the problems."""
+    problems: list[str] = []
+    kept: list[Record] = []
+    with Run(Settings(backend, modules=("hostile_backend",), **settings)) as running:  # type: ignore[arg-type]
+        running.keep, running.complain = kept.append, problems.append
+        running.finish(planned)
+    assert sorted(r.id for r in kept) == sorted(i.id for i in planned), "each item has one record"
+    assert not os.path.exists("core")
+    return {f"{r.op}/{r.case}": r for r in kept}, problems
+
+
+def test_whatever_a_case_does_to_its_process_costs_that_case() -> None:
+    planned = items("spike_encode", "scalar") + items("spike_expand", "130") + items("spike_collapse", "S6")
+    planned += items("lif_scan", "T5") + items("spike_quantize", "scalar", "4-K128")
+    planned += items("gated_linear_attention_step_", "B3")
+    planned += [i for i in plan("full", ["spike_linear"]) if i.op == "spike_linear" and i.check == "repeated"][:8]
+    found, problems = run("hostile", planned, jobs=2, timeout=6.0)
+    assert problems == []
+
+    by_op = {r.op: r for r in found.values() if r.status != Status.PASS}
+    assert {op: r.status.value for op, r in by_op.items() if op != "spike_linear"} == {
+        "spike_encode": "crash",
+        "spike_expand": "crash",
+        "spike_collapse": "crash",
+        "lif_scan": "device_lost",
+        "spike_quantize": "timeout",
+        "gated_linear_attention_step_": "lied",
+    }
+    assert "SIGABRT" in by_op["spike_encode"].message
+    assert "SIGSEGV" in by_op["spike_expand"].message
+    assert "in segfault" in by_op["spike_expand"].output, "the stack where it crashed"
+    assert "exit code 0" in by_op["spike_collapse"].message
+    printed = by_op["spike_collapse"].output
+    assert LAST_WORDS in printed
+    assert "a buffer of C's" in printed
+    dropped = int(printed.partition(" bytes")[0].lstrip("["))
+    assert dropped + TAIL_BYTES > PRINTED
+    assert len(printed) < TAIL_BYTES + 100
+    assert "fell off the bus" in by_op["lif_scan"].message
+    assert "no answer within 6 s" in by_op["spike_quantize"].message
+    assert "in hang" in by_op["spike_quantize"].output, "the stack where it hung"
+    assert found["spike_quantize/4-K128"].status == Status.PASS
+    nan = [r for r in found.values() if r.op == "spike_linear"]
+    assert any(r.status == Status.FAIL and "not bitwise the same" in r.message for r in nan)
+    for record in by_op.values():
+        assert record.reproduce.startswith("sbhal conformance --backend hostile --import hostile_backend --case ")
+
+
+def test_a_crash_that_needs_an_earlier_case_says_so() -> None:
+    found, _ = run("damaging", items("spike_encode", "4-K128") + items("spike_quantize", "4-K128", "scalar"))
+    assert found["spike_encode/4-K128"].status == Status.PASS
+    crash = found["spike_quantize/4-K128"]
+    assert crash.status == Status.CRASH
+    assert "SIGABRT, after 1 others in the same process, the last spike_encode/values" in crash.message
+    assert "alone in a new process it ends with pass" in crash.message
+    assert found["spike_quantize/scalar-K33"].status == Status.PASS
+
+
+def test_a_crash_between_cases_is_charged_to_the_one_before() -> None:
+    found, problems = run("dies_in_cleanup", items("spike_encode", "4-K128", "scalar", "2x3"))
+    assert [r.status for r in found.values()] == [Status.PASS, Status.CRASH, Status.PASS]
+    crash = found["spike_encode/scalar-K33"]
+    assert "its own result was pass; after it, before the next case, the process was killed by SIGSEGV" in crash.message
+    assert problems == []
+
+
+def test_a_process_that_ends_badly_is_a_problem() -> None:
+    found, problems = run("ends_badly", items("spike_encode", "4-K128"))
+    assert [r.status for r in found.values()] == [Status.PASS]
+    (problem,) = problems
+    assert "had run 1 cases and was to end: the process was killed by SIGSEGV" in problem
+
+
+def test_growing_memory_is_charged_to_what_grows_it() -> None:
+    planned = items("spike_encode", "4-K128", "2x3", "3-K") + items("spike_quantize", "scalar", "4-K128")
+    found, problems = run("leaking", planned, memory=200)
+    assert {r.status for r in found.values() if r.op == "spike_encode"} == {Status.PASS}
+    assert any("memory leaks" in p and "in spike_encode/values" in p for p in problems)
+    crash = found["spike_quantize/scalar-K33"]
+    assert crash.status == Status.CRASH
+    assert "the process was ended when the case had grown it by" in crash.message
+    assert found["spike_quantize/4-K128"].status == Status.PASS
+
+
+def test_what_is_wrong_with_the_whole_backend_is_found() -> None:
+    parts = {
+        "plans_on_host": "spike_encode",
+        "launch_without_memory": "spike_quantize",
+        "memory": "lif_scan",
+        "errors": "spike_linear",
+        "concurrency": "spike_expand",
+    }
+    whole = [Item(BACKEND, 0, "", check, part) for check, part in parts.items()]
+    whole += [Item(BACKEND, 0, "", check) for check in ("manifest", "versions", "loads_alone")]
+    whole += [Item(BACKEND, 0, "", check, "spike_encode") for check in ("memory", "errors", "concurrency")]
+    kept: list[Record] = []
+    with Run(Settings("unsound", modules=("hostile_backend",))) as running:
+        running.keep = kept.append
+        running.finish(whole)
+    found = {(r.check, r.part): r for r in kept}
+    assert found["plans_on_host", "spike_encode"].status == Status.CRASH
+    assert "SIGSEGV" in found["plans_on_host", "spike_encode"].message
+    assert "without memory: y is not bitwise the same" in found["launch_without_memory", "spike_quantize"].message
+    assert "inputs behind one: spikes is not bitwise" in found["memory", "lif_scan"].message
+    assert "the call after counts of bool: y is not bitwise" in found["errors", "spike_linear"].message
+    assert "trains is not bitwise the same" in found["concurrency", "spike_expand"].message
+    assert "details are no plain data" in found["manifest", ""].message
+    assert "spike_collapse: the kernel was built for version 99" in found["versions", ""].message
+    assert "it prints when it is loaded:\nhello" in found["loads_alone", ""].message
+    for check in ("memory", "errors", "concurrency"):
+        assert found[check, "spike_encode"].status == Status.PASS, found[check, "spike_encode"].message
+
+
+def test_a_backend_that_cannot_be_opened_gets_a_report(tmp_path: Path) -> None:
+    arguments = ["--backend", "stillborn", "--import", "hostile_backend", "--profile", "quick", "--op", "spike_encode"]
+    done = COMMAND.invoke(app, ["conformance", *arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert not data["passed"]
+    assert not data["complete"]
+    assert {c["status"] for c in data["cases"]} == {"not_run"}
+    assert "no worker for backend 'stillborn' starts: the process was killed by SIGSEGV" in data["problems"][0]
+    assert "loading" in data["problems"][0]
