@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# With one ninja for every environment: another would build everything anew.
+PIP := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
 NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.h' -o -name '*.cpp' -o -name '*.hip' \
   -o -name '*.cmake' -o -name '*.txt')
