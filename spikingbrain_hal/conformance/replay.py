@@ -111,6 +111,17 @@ def decide(a: Mapping[str, Any], potential: Tensor, threshold: Tensor) -> Tensor
     return torch.nan_to_num(rounded, nan=0.0).clamp(0, a["max_count"])
 
 
+def _magnitudes(a: Mapping[str, Any], extra: Tensor) -> Named:
+    """The membrane of absolute values that no spike lowers."""
+    absolute = {n: t.abs() if isinstance(t, Tensor) else t for n, t in a.items()}
+    quiet = {"reset": "none", "v_rest": abs(a["v_rest"]), "input_gain": abs(a["input_gain"]), "v_min": -torch.inf}
+    if a["decay_tensor"] is None and not 0 <= a["decay"] <= 1:  # rest and membrane cancel, or what is added grows
+        leak = abs(a["decay"])
+        quiet |= {"decay": leak, "v_rest": 0.0, "input_gain": 1.0}
+        absolute["x"] = abs(a["input_gain"]) * absolute["x"] + (1 + leak) * extra
+    return _reference(absolute, torch.zeros_like(a["x"]), **quiet)
+
+
 @_replays("lif_scan")
 def _replay_spikes(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
     narrow = spec.bind(args)
@@ -121,10 +132,8 @@ def _replay_spikes(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tens
     exact = decide(a, membrane.potential, membrane.threshold)
     first, last = (decide(a, membrane.potential + side * membrane.margin, membrane.threshold) for side in (-1, 1))
     base = _reference(narrow, spikes)
-    absolute = {n: t.abs() if isinstance(t, Tensor) else t for n, t in a.items()}
-    quiet = {"reset": "none", "v_rest": abs(a["v_rest"]), "input_gain": abs(a["input_gain"]), "v_min": -torch.inf}
-    magnitude = _reference(absolute, torch.zeros_like(a["x"]), **quiet)
     extra = _extra(a, membrane.threshold)
+    magnitude = _magnitudes(a, extra)
     return Truth(
         expected=expected | {"spikes": exact},
         base=base | {"spikes": spikes.to(narrow["x"].dtype)},
