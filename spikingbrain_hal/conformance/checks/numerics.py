@@ -156,8 +156,8 @@ def _sums(ctx: Context, declared: Numerics) -> float:
     a = ctx.spec.bind(ctx.args())
     args = _consistent(ctx, ONE_LARGE_TERM[(ctx.spec.forward or ctx.spec).name](a, first))
     expected, magnitude = _exact(ctx, args), sums_of_absolute_terms(ctx.spec, in_float64(ctx.spec, args))
-    share = max(EXACT_ENOUGH, ROUNDINGS * UNIT_ROUNDOFF[getattr(torch, declared.accumulate)])
-    share = EXACT_ENOUGH if declared.accumulate == "float32" else share
+    roundoff = UNIT_ROUNDOFF[getattr(torch, declared.accumulate)]
+    share = EXACT_ENOUGH if declared.accumulate == "float32" else ROUNDINGS * roundoff
     worst = 0.0
     for name, tensor in ctx.call(args).items():
         if tensor.numel() and tensor.is_floating_point():
