@@ -21,7 +21,8 @@ from spikingbrain_hal.conformance.record import Record, Status
 from spikingbrain_hal.conformance.suite import Options, _journal
 
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
-RUN = ("--backend", "slow", "--import", "hostile_backend", "--op", "spike_encode", "--profile", "quick", "--seed", "5")
+SLOW = ("--backend", "slow", "--import", "hostile_backend", "--op", "spike_encode", "--case", "spike_encode/values")
+RUN = (*SLOW, "--profile", "quick", "--seed", "5")
 PATIENCE = 200.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,8 @@ from ..truth import Named
 from . import BackendContext, axes_of, backend_check, has_elements
 
 THREADS, CALLS = 4, 3
-HUGE_BYTES, MODEST_BYTES = 1 << 30, 1 << 17
+HUGE_BYTES, MODEST_BYTES, SMALL_BYTES = 1 << 30, 1 << 17, 1 << 16
+M_MMAP_THRESHOLD, MOST_MAPPED = -3, 1 << 25  # glibc's, and where its own threshold ends
 SLEEP_CYCLES = 200_000_000
 
 
@@ -195,14 +197,23 @@ def _enlarged(spec: OpSpec, seed: int, device: str, least: int) -> list[Any] | N
 
 @contextmanager
 def _little_memory() -> Iterator[None]:
-    """For as long as this lasts, the process can have no more address space than it has."""
+    """For as long as this lasts, the process can have no more address space, and blocks come from nothing it had."""
     before = resource.getrlimit(resource.RLIMIT_AS)
+    _map_from(SMALL_BYTES)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+        _map_from(MOST_MAPPED)
+
+
+def _map_from(size: int) -> None:
+    """Has blocks from a size on come from the system itself, where the C library is glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, size)
 
 
 def _can_grow(opened: Opened) -> Sequence[str]:
