@@ -27,7 +27,7 @@ conformance: $(VENV)/.installed  ## prove the CPU backend, full profile; the rep
 	$(BIN)/sbhal conformance --backend cpu --profile full --out $(OUT)/conformance
 
 test: $(VENV)/.dev  ## run the tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 old-transformers: $(OLD_TRANSFORMERS)/.installed  ## the models and stand-ins with the oldest transformers that they serve
 	$(OLD_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider tests/models tests/compat/test_transformers_clients.py

@@ -23,8 +23,7 @@ from .target import open_target
 from .worker import Session
 
 NAME = "planted"
-LAST = ("opcheck", "compiled", "inductor")  # seconds each, and nothing about numbers
-NUMERIC = ("values", "alternatives")  # what errors are measured in
+LAST = ("repeated", "arguments", "opcheck", "compiled", "inductor")  # seconds each, and nothing about numbers
 CLASSES = {torch.float32: "float32", torch.bfloat16: "16-bit", torch.float16: "16-bit"}
 
 
