@@ -76,9 +76,9 @@ def _summary(found: Findings, bugs: Sequence[Plant], variants: Sequence[Plant]) 
     yield from (f"- **{failure}**" for failure in found.failures())
     yield ""
     yield (
-        "A bug is tried until its first rejection. A variant passes every check at the first seed, and at the others all"
+        "A bug is tried until its first rejection. A variant passes every check at the first seed, at the others all but"
     )
-    yield f"but {', '.join(LAST[:-1])} and {LAST[-1]}, which take long and are not about numbers."
+    yield f"{', '.join(LAST[:-1])} and {LAST[-1]}, which take long and are not about numbers."
 
 
 def rows(found: Findings) -> list[Row]:
