@@ -8,25 +8,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
 from .backend import Backend, Kernel
 from .errors import BackendUnavailable
-from .registry import OPERATORS
+from .plugin import Found, Unusable, find, load_kernels, usable
 
 GROUP = "spikingbrain_hal.backends"
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class Found:
-    """An installed backend, or the reason its package does not load."""
-
-    name: str
-    backend: Backend | None
-    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -73,12 +64,10 @@ def installed_backends() -> dict[str, Found]:
     """Every installed backend by name. Reads entry points; loads no native code."""
     with _lock:
         if not _found:
+            offers: dict[str, dict[str, EntryPoint]] = {}
             for entry in entry_points(group=GROUP):
-                try:
-                    backend, problem = entry.load(), None
-                except Exception as error:  # a broken plug-in must not take the others with it
-                    backend, problem = None, f"{type(error).__name__}: {error}"
-                _found[entry.name] = Found(entry.name, backend, problem)
+                offers.setdefault(entry.name, {})[entry.value] = entry
+            _found.update((name, find(name, [*entries.values()])) for name, entries in offers.items())
         return dict(_found)
 
 
@@ -110,32 +99,18 @@ def _usable(name: str) -> Backend:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         known = ", ".join(sorted(installed_backends())) or "none"
         raise BackendUnavailable(f"there is no backend {name!r}.{hint} Installed: {known}")
-    problem = found.problem or (found.backend.probe() if found.backend else "")
-    if problem or found.backend is None:
-        raise BackendUnavailable(f"backend {name!r} is not available: {problem}")
-    return found.backend
+    return usable(found)
 
 
 def load(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
-    """The backend's kernels that match the declarations, and why the others do not serve."""
+    """The backend's kernels that match the declarations, and why the others do not serve; loaded once.
+
+    Raises:
+        Unusable: It does not load, or loads something else than kernels.
+    """
     with _lock:
         if backend.name not in _loaded:
-            kernels, refused = {}, {}
-            offered = backend.load()
-            for name, kernel in offered.items():
-                spec = OPERATORS.get(name)
-                if spec is None:
-                    refused[name] = "this version declares no such operator"
-                elif kernel.version != spec.version:
-                    refused[name] = (
-                        f"the kernel was built for version {kernel.version} of the operator, "
-                        f"this is version {spec.version}; reinstall the backend"
-                    )
-                else:
-                    kernels[name] = kernel
-            for name in OPERATORS.keys() - offered.keys():
-                refused[name] = "the backend has no kernel for it"
-            _loaded[backend.name] = kernels, refused
+            _loaded[backend.name] = load_kernels(backend)
         return _loaded[backend.name]
 
 
@@ -158,8 +133,11 @@ def _choose(device_type: str) -> Active:
         backend = _usable(forced)
         if backend.device_type == device_type:
             return _activate(forced, strict=True, reason=f"SBHAL_BACKEND={forced}")
-    candidates = [f.backend for f in installed_backends().values() if f.backend]
-    candidates = [b for b in candidates if b.device_type == device_type and not b.simulated and b.probe() is None]
+    candidates = []
+    for found in installed_backends().values():
+        if found.backend and found.backend.device_type == device_type and not found.backend.simulated:
+            with contextlib.suppress(Unusable):
+                candidates.append(usable(found))
     if not candidates:
         return _activate(REFERENCE, strict=False, reason=f"no backend serves {device_type} here")
     best = max(candidates, key=lambda b: b.priority)

@@ -26,6 +26,17 @@ PyObject* type_of(Error kind) {
   }
 }
 
+// Python's own words for an argument that has another type do not say whose it is.
+void name_operator(const char* op) {
+  if (!PyErr_ExceptionMatches(PyExc_TypeError)) return;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_Format(PyExc_TypeError, "%s: %S", op, value);
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(traceback);
+}
+
 }  // namespace
 
 void view_workspace(PyObject* object, Launch* out) {
@@ -91,8 +102,10 @@ void raise_current(const char* op) {
     PyErr_SetString(type_of(error.kind), (std::string(op) + ": " + error.what()).c_str());
   } catch (py::error_already_set& error) {
     error.restore();
+    name_operator(op);
   } catch (const py::builtin_exception& error) {
     error.set_error();
+    name_operator(op);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }

@@ -59,6 +59,14 @@ template <class R, class... A, R (*fn)(A...)> struct Thunk<R (*)(A...), fn> {
   static R call(const Value* v) { return unpack(v, typename MakeIndices<sizeof...(A)>::type()); }
 };
 
+// Whether a launch takes what its plan takes, then outputs, then what it runs on: both are given the same arguments.
+constexpr bool follows(const char* launch, const char* plan) {
+  while (*plan)
+    if (*plan++ != *launch++) return false;
+  while (*launch == 'T') ++launch;
+  return launch[0] == 'L' && launch[1] == '\0';
+}
+
 template <class... S> void expect_shape(const char* name, const Tensor& t, S... sizes) {
   const int64_t expected[] = {static_cast<int64_t>(sizes)...};
   check_shape(name, t, sizeof...(S), expected);
@@ -90,6 +98,8 @@ inline bool equal(const char* a, const char* b) {
   namespace sbhal {                                                                                                \
   namespace SBHAL_ISA {                                                                                            \
   namespace {                                                                                                      \
+  static_assert(follows(Thunk<decltype(&launch), launch>::signature, Thunk<decltype(&plan), plan>::signature),     \
+                #name ": launch takes what plan takes, then the outputs, then const Launch&");                     \
   const KernelEntry name##_entry = {#name,                                                                         \
                                     version,                                                                       \
                                     SBHAL_ISA_LEVEL,                                                               \

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "memory.h"
@@ -18,15 +19,15 @@ namespace simt {
 namespace {
 
 thread_local int wanted_threads = 0;
-thread_local char error[1024];
-thread_local bool has_error = false;
+thread_local std::string error;  // its text lies elsewhere: memory for every thread is scarce where modules are loaded
 
 __attribute__((format(printf, 1, 2))) void keep_error(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  std::vsnprintf(error, sizeof error, format, arguments);
+  char text[1024];
+  std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  has_error = true;
+  error = text;
 }
 
 uint64_t number_from(const char* variable) {
@@ -140,9 +141,10 @@ void launch_grid(const char* kernel, unsigned blocks, unsigned threads, void (*b
 }
 
 const char* last_error() {
-  if (!has_error) return nullptr;
-  has_error = false;
-  return error;
+  thread_local std::string last;
+  last = std::move(error);
+  error.clear();
+  return last.empty() ? nullptr : last.c_str();
 }
 
 }  // namespace simt

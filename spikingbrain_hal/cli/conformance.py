@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..conformance.levels import LEVELS
 from ..conformance.runner import Unavailable
 from ..conformance.settings import CASE_TIMEOUT, Settings, default_jobs, default_memory
 from ..conformance.suite import Options, conduct
+from ..conformance.waivers import File
 from .progress import progress
 from .summary import print_summary
 
@@ -77,8 +79,9 @@ def conformance(
 ) -> None:
     """Test a backend against the float64 oracle and every other promise, and write a report.
 
-    Exits with 0 if nothing is broken and something passed, with 1 if not, with 2 if nothing could be run, and with 128
-    and the signal's number if it was interrupted; the report then holds what there was, and --resume continues.
+    Exits with 0 if nothing is broken and something passed, with 1 if not, with 2 if nothing could be run or no report
+    written, and with 128 and the signal's number if it was interrupted; the report then holds what there was, and
+    --resume continues.
     """
     console = Console()
     asked = {"backend": backend, "ops": op, "profile": profile, "level": level, "seed": seed, "case": case}
@@ -88,6 +91,7 @@ def conformance(
     try:
         earlier = _earlier(resume, out) if resume else None
         options = _continued(earlier, given) if earlier else _new(given)
+        folder, waived = _folder(resume or out or FOLDER), _waivers(options)
         _set_environment(options.backend, options.wave)
         settings = Settings(
             backend=options.backend,
@@ -99,16 +103,20 @@ def conformance(
         )
         with interrupts:
             command = shlex.join(["sbhal", *sys.argv[1:]])
-            folder = resume or out or FOLDER
-            found = conduct(options, settings, folder, command, earlier, partial(progress, console))
+            found, written = conduct(options, settings, folder, command, earlier, waived, partial(progress, console))
             interrupts.listening = False  # a report is written whole
             print_summary(console, found)
-            attached = {NAME: folder / NAME} if (folder / NAME).exists() else {}
-            attached |= {"waivers.toml": Path(options.waivers)} if options.waivers else {}
-            for kind, path in report.write(found, folder, attached).items():
-                console.print(f"{kind}: {path}", soft_wrap=True)
+            attached = {NAME: written.path.read_bytes()} if written else {}
+            attached |= {"waivers.toml": waived.content} if waived else {}
+            with written or nullcontext():  # until all is written the folder is this run's alone
+                for kind, path in report.write(found, folder, attached).items():
+                    console.print(f"{kind}: {path}", soft_wrap=True)
     except (ValueError, Unavailable, KeyboardInterrupt) as error:
         console.print(f"[bold red]nothing was run:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(interrupts.code or 2) from error
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        console.print(f"[bold red]no report was written:[/] {escape(reason)}", soft_wrap=True)
         raise typer.Exit(interrupts.code or 2) from error
     raise typer.Exit(interrupts.code or int(not found.passed))
 
@@ -119,6 +127,17 @@ def _new(given: Mapping[str, Any]) -> Options:
     return Options(**{"seed": random.SystemRandom().randrange(1 << 31), **given})
 
 
+def _folder(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file, expected the folder for the report")
+    return folder
+
+
+def _waivers(options: Options) -> File | None:
+    """Read once, before anything runs, so that judgement and bundle have the same."""
+    return File.read(Path(options.waivers)) if options.waivers else None
+
+
 def _earlier(resume: Path, out: Path | None) -> Journal:
     if out is not None and out != resume:
         raise ValueError(f"--resume {resume} continues in that folder; --out {out} is another")
@@ -127,7 +146,12 @@ def _earlier(resume: Path, out: Path | None) -> Journal:
 
 def _continued(earlier: Journal, given: Mapping[str, Any]) -> Options:
     """The options of the run that is continued, from which only waivers and the benchmarks may differ."""
-    options = Options(**earlier.options)
+    try:
+        options = Options(**earlier.options)
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(Options))
+        head = f"its options are {earlier.options!r}, this version has {known}"
+        raise ValueError(f"cannot resume {earlier.path.parent}: {head}") from error
     for field in fields(Options):
         before, now = getattr(options, field.name), given.get(field.name)
         if field.name not in ("waivers", "bench") and now is not None and now != before:

@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__
+from ..backend import Backend, DeviceProperties
 from ..errors import BackendUnavailable
+from ..plugin import Unusable, blaming, undeclared, usable
 from ..registry import OPERATORS
 from ..selection import Active, current, installed_backends, load
 
@@ -29,39 +31,56 @@ def openmp_runtimes(maps: str) -> list[str]:
 def doctor() -> None:
     """Say which backends there are, which one serves each device and why, and what is wrong.
 
-    Exits with 1 where something is wrong: two OpenMP runtimes in one process, or a selection that cannot be made.
+    Exits with 1 where something is wrong: a backend that is broken or offers an operator that is not declared, two
+    OpenMP runtimes in one process, or a selection that cannot be made.
     """
     console = Console()
     console.print(f"spikingbrain-hal {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     for name, value in sorted(os.environ.items()):
         if name.startswith("SBHAL_"):
             console.print(f"{name}={value}")
-    _show_backends(console)
-    problems = []
+    problems = _show_backends(console)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         problems += _show_choice(console, device)
     problems += _show_openmp(console)
-    for problem in problems:
-        console.print(f"[bold red]problem:[/] {escape(problem)}")
-    if problems:
-        raise typer.Exit(1)
+    end_with(console, problems)
     console.print("[bold green]no problems found[/]")
 
 
-def _show_backends(console: Console) -> None:
+def end_with(console: Console, problems: list[str]) -> None:
+    """Prints problems, and ends the command with 1 if there are any."""
+    for problem in problems:
+        console.print(f"[bold red]problem:[/] {escape(problem)}", soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _show_backends(console: Console) -> list[str]:
+    problems = []
     table = Table("backend", "device type", "available", "device", title="Backends", title_justify="left")
     for name, found in sorted(installed_backends().items()):
         backend = found.backend
-        reason = found.problem if backend is None else backend.probe()
-        details = ""
-        if backend is not None and reason is None:
-            load(backend)  # what a device says of itself may depend on the module that drives it
-            properties = backend.properties()
-            details = "\n".join([properties.name, *(f"{k}: {v}" for k, v in properties.details.items())])
-        state = "yes" if reason is None else f"no: {reason}"
+        state, details = "yes", ""
+        try:
+            served = usable(found)
+            refused = load(served)[1]  # first: what a device says of itself may depend on the module that drives it
+            problems += undeclared(name, refused)
+            details = _details(served)
+        except Unusable as error:
+            state = f"no: {error.reason}"
+            problems += [str(error)] if error.broken else []
         simulated = " (simulated)" if backend is not None and backend.simulated else ""
         table.add_row(name + simulated, backend.device_type if backend else "?", escape(state), escape(details))
     console.print(table)
+    return problems
+
+
+def _details(backend: Backend) -> str:
+    with blaming(backend.name, "it does not describe its device"):
+        properties = backend.properties()
+        if not isinstance(properties, DeviceProperties):
+            raise TypeError(f"properties returned {properties!r}, expected DeviceProperties")
+        return "\n".join([properties.name, *(f"{k}: {v}" for k, v in properties.details.items())])
 
 
 def _show_choice(console: Console, device: str) -> list[str]:

@@ -64,8 +64,9 @@ def new_backend(
     folder = out or Path(f"sbhal-{name}")
     try:
         written = write_package(name, style, folder, device_type)
-    except ValueError as error:
-        console.print(f"[bold red]nothing was written:[/] {escape(str(error))}", soft_wrap=True)
+    except (ValueError, OSError) as error:
+        failure = "nothing was written" if isinstance(error, ValueError) else f"--out {folder} cannot be written"
+        console.print(f"[bold red]{escape(failure)}:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(2) from error
     for path in written:
         console.print(escape(str(folder / path)), soft_wrap=True)
@@ -78,13 +79,14 @@ def write_package(name: str, style: str, folder: Path, device_type: str | None =
     """Writes the package and returns the files, relative to the folder.
 
     Args:
-        name: The backend's name: lower case letters, digits and underscores.
+        name: The backend's name: lower case letters, digits and underscores, the last not an underscore.
         style: A key of ``STYLES``.
         folder: Where; it is made, or empty.
         device_type: Of the tensors it takes, ``"cpu"`` or ``"cuda"``; by the style if absent.
 
     Raises:
         ValueError: An argument is not accepted, the name is taken, or the folder is not empty.
+        OSError: The folder or a file in it cannot be made.
     """
     import jinja2
 
@@ -143,9 +145,10 @@ def alias_header(name: str, alias: str) -> str:
 
 
 def _check(name: str, style: str, folder: Path, device_type: str | None) -> Style:
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+    if not re.fullmatch("[a-z]([a-z0-9_]*[a-z0-9])?", name):
         raise ValueError(
-            f"NAME is {name!r}, expected a lower-case letter and then lower-case letters, digits and underscores"
+            f"NAME is {name!r}, expected a lower-case letter and then lower-case letters, digits and underscores, "
+            "with no underscore at the end"
         )
     taken = (*installed_backends(), REFERENCE)
     if name in taken:

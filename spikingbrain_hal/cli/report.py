@@ -63,9 +63,9 @@ def show(source: Source) -> None:
 @report.command()
 def verify(
     source: Annotated[Path, typer.Argument(help="A bundle, or the folder of a run.")],
-    sha256: Annotated[str, typer.Option(help="The hash over all files that was published with it.")] = "",
+    sha256: Annotated[str | None, typer.Option(help="The hash over all files that was published with it.")] = None,
 ) -> None:
-    """Compare every file of a bundle with its manifest, and print the hash over all.
+    """Compare every file of a bundle with its manifest, and a folder with its archive; print the hash over all.
 
     Exits with 0 if all agree, with 1 if not, with 2 if it is no bundle.
     """

@@ -15,8 +15,8 @@ COLOUR = {"pass": "green", "fail": "red", "partial": "yellow", "unsupported": "y
 
 
 def plain(text: str) -> str:
-    """Text from a report, for the terminal: without markup, and without the control codes that could rule it."""
-    return escape("".join(c for c in text.expandtabs() if c.isprintable()))
+    """Text from a report, for the terminal: on one line, without markup and the control codes that could rule it."""
+    return escape("".join(c for c in " ".join(text.expandtabs().splitlines()) if c.isprintable()))
 
 
 def print_summary(console: Console, found: Report) -> None:

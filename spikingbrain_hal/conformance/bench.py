@@ -21,6 +21,7 @@ from .child import Child
 from .record import Timing
 from .settings import Settings
 from .target import Target, open_target
+from .worker import lost_device
 
 MATMUL_SIZE = 1536
 COPY_BYTES = 1 << 28
@@ -95,6 +96,8 @@ def time_case(target: Target, spec: OpSpec, case: Case) -> Timing:
         launch, outputs = _prepare(target, spec, args)
         seconds = statistics.median(_seconds(launch, target.device))
     except (UnsupportedOp, RuntimeError) as error:
+        if lost_device(error):
+            raise
         return replace(blank, message=str(error).splitlines()[0])
     moved = sum(t.numel() * t.itemsize for t in (*args, *outputs) if isinstance(t, Tensor))
     work = spec.flops(spec.bind(args)) if spec.flops else None
@@ -132,25 +135,52 @@ def serve_bench(connection: Connection, backend: str, modules: Sequence[str], th
 
 
 def run_bench(
-    settings: Settings, threads: int, ops: Sequence[str], progress: Callable[[Timing], None]
+    settings: Settings,
+    threads: int,
+    ops: Sequence[str],
+    progress: Callable[[Timing], None],
+    complain: Callable[[str], None],
 ) -> tuple[dict[str, float], list[Timing]]:
-    """Times every benchmark case in a process of its own; one that crashes or hangs leaves the rest untimed."""
+    """Times every benchmark case in a process of its own; one that crashes or hangs leaves the rest untimed.
+
+    Args:
+        settings: Where.
+        threads: Of that process.
+        ops: Only these operators and their backwards, all if empty.
+        progress: Called with each timing as it comes in.
+        complain: Called with what ended the process before it had come to its end, if anything did.
+
+    Returns:
+        The peaks, empty if the process did not come to its end, and a timing for each case.
+    """
     child = Child(serve_bench, settings.backend, settings.modules, threads, ops)
     timings: list[Timing] = []
     roofline: dict[str, float] = {}
-    why = f"no answer within {settings.timeout:g} s"
+    why = ""
     try:
-        while not roofline and child.connection.poll(settings.timeout):
-            word = child.connection.recv()
+        while not roofline and not why:
+            word, why = _answer(child, settings.timeout)
             if isinstance(word, Timing):
                 timings.append(word)
                 progress(word)
-            else:
+            elif word:
                 roofline = word
-    except EOFError:  # what it did not time is missing below
-        why = child.cause_of_death()
     finally:
         child.close()
     planned = [Timing(s.name, c.id, "", message=f"not timed: {why}") for s, c in bench_cases(ops)]
+    if why:
+        count = f"{len(timings)} of {len(planned)} benchmarks"
+        complain(f"the performance section ended after {count}: {why}\n{child.output.finish()}".strip())
     timed = [with_share(t, roofline) for t in timings] if roofline else timings
     return roofline, timed + planned[len(timings) :]
+
+
+def _answer(child: Child, timeout: float) -> tuple[Any, str]:
+    """What the process says next, or why it says nothing more."""
+    try:
+        if child.connection.poll(timeout):
+            return child.connection.recv(), ""
+    except Exception:  # the end of a dead process's pipe, or what it wrote into it while it died
+        return None, child.cause_of_death()
+    child.abort()
+    return None, f"no answer within {timeout:g} s; --timeout allows more"

@@ -75,10 +75,8 @@ def _summary(found: Findings, bugs: Sequence[Plant], variants: Sequence[Plant]) 
     yield f"- {sum(v.record is None for v in runs)} of {len(runs)} trials of {len(variants)} variants in acceptance."
     yield from (f"- **{failure}**" for failure in found.failures())
     yield ""
-    yield (
-        "A bug is tried until its first rejection. A variant passes every check at the first seed, at the others all but"
-    )
-    yield f"{', '.join(LAST[:-1])} and {LAST[-1]}, which take long and are not about numbers."
+    yield "A bug is tried until its first rejection. A variant passes every check at the first seed, later all"
+    yield f"but {', '.join(LAST[:-1])} and {LAST[-1]}, which take long and are not about numbers."
 
 
 def rows(found: Findings) -> list[Row]:

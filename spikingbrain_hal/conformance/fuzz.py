@@ -36,14 +36,20 @@ def _chunk(op: str, part: str) -> Item:
     return Item(op, 0, str(io_dtypes(OPERATORS[op])[0]).removeprefix("torch."), "arguments", part)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m spikingbrain_hal.conformance.fuzz", description=__doc__)
     parser.add_argument("--backend", required=True, help="the backend to test")
     parser.add_argument("--op", action="append", choices=list(OPERATORS), metavar="OP", help="only this; repeatable")
-    parser.add_argument("--examples", type=int, default=10_000, help="calls of all operators together")
+    parser.add_argument("--examples", type=_positive, default=10_000, help="calls of all operators together")
     parser.add_argument("--seed", type=int, default=0, help="chooses the calls")
     parser.add_argument("--chunk", help="only this chunk of each operator, and print every call before it is made")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="worker processes at once")
+    parser.add_argument("--jobs", type=_positive, default=default_jobs(), help="worker processes at once")
     parser.add_argument("--timeout", type=float, default=CASE_TIMEOUT, help="seconds for a chunk")
     parser.add_argument(
         "--import", dest="modules", action="append", default=[], help="module that registers the backend"
@@ -59,7 +65,7 @@ def _repeat(settings: Settings, record: Record) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0 if every call ended as it must."""
+    """Runs the command; returns 0 if every call ended as it must, 1 if not, 2 if nothing could be run."""
     given = _parser().parse_args(arguments)
     os.environ.setdefault("SBHAL_CHECK", "1")
     ops = given.op or list(OPERATORS)
@@ -70,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.backend, seed=given.seed, jobs=given.jobs, modules=tuple(given.modules), timeout=given.timeout
     )
     started = time.monotonic()
-    records = runner.run(items, settings, lambda record: _show(record, settings))
+    try:
+        records = runner.run(items, settings, lambda record: _show(record, settings))
+    except (runner.Unavailable, runner.NotStarted) as error:
+        print(f"--backend {settings.backend}: {error}", file=sys.stderr)
+        return 2
     seconds = time.monotonic() - started
     broken = [r for r in records if r.status != Status.PASS]
     calls = CALLS * (len(records) - len(broken))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from .case import Item
@@ -12,14 +12,6 @@ from .child import Child
 from .record import Record
 
 BATCH = 40
-
-
-@dataclass
-class Batch:
-    """Items for one worker; ``fresh`` if it must not have run anything before."""
-
-    items: deque[Item]
-    fresh: bool = False
 
 
 @dataclass
@@ -51,11 +43,16 @@ class Worker:
         return max(self.before, self.child.memory()) - self.base
 
 
-def batches_of(items: Iterable[Item]) -> list[Batch]:
-    """Runs of items of one operator, so that a worker's oracle results serve the next case too."""
-    found: list[Batch] = []
+def batches_of(items: Iterable[Item], first: Container[str]) -> list[deque[Item]]:
+    """Runs of items of one operator, so that a worker's oracle results serve the next case too.
+
+    Args:
+        items: What to run.
+        first: Ids of items that begin a batch.
+    """
+    found: list[deque[Item]] = []
     for item in items:
-        if not found or found[-1].items[0].op != item.op or len(found[-1].items) >= BATCH:
-            found.append(Batch(deque()))
-        found[-1].items.append(item)
+        if not found or found[-1][0].op != item.op or len(found[-1]) >= BATCH or item.id in first:
+            found.append(deque())
+        found[-1].append(item)
     return found

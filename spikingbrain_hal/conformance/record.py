@@ -19,7 +19,7 @@ class Status(str, Enum):
     CRASH = "crash"  # the worker process died
     TIMEOUT = "timeout"
     DEVICE_LOST = "device_lost"  # the device answers no more; a new process is needed
-    LIED = "lied"  # a plan accepted what the launch called unsupported
+    LIED = "lied"  # one way of calling a kernel serves what another calls unsupported
     UNSUPPORTED = "unsupported"  # a legal call that the backend says it does not serve
     WAIVED = "waived"  # fails, as a waiver expects
     XPASS = "xpass"  # passes, although a waiver says that it fails

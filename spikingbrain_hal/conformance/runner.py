@@ -12,7 +12,7 @@ from typing import Any
 
 from .case import Item
 from .child import Child
-from .pool import Batch, Worker, batches_of
+from .pool import Worker, batches_of
 from .record import Record, Status
 from .settings import Settings
 from .target import Opened
@@ -41,18 +41,21 @@ class Run:
 
     Attributes:
         keep: Called with each record as it comes in, once for each item.
+        doubt: Called with the record of a case that was lost in a process that had run others, and is to run alone.
         complain: Called with what is wrong beyond single cases: memory that grows, processes that end badly.
         records: What has come in, by id; put there what need not be run again.
+        suspects: What ``doubt`` was called with and has no record yet, by id; put there what an earlier run has left.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.keep: Callable[[Record], None] = lambda record: None
+        self.doubt: Callable[[Record], None] = lambda record: None
         self.complain: Callable[[str], None] = lambda problem: None
         self.records: dict[str, Record] = {}
-        self._batches: deque[Batch] = deque()
+        self.suspects: dict[str, Record] = {}
+        self._batches: deque[deque[Item]] = deque()
         self._workers: list[Worker] = []
-        self._suspects: dict[str, Record] = {}
         self._failed_starts, self._why = 0, ""
 
     def __enter__(self) -> Run:
@@ -95,7 +98,7 @@ class Run:
             Unavailable, NotStarted: As :meth:`describe`; what has a record by then keeps it.
         """
         left = [item for item in items if item.id not in self.records]
-        self._batches = deque(batches_of(left))
+        self._batches = deque(batches_of(left, self.suspects))
         for worker in list(self._workers):
             if worker.base:
                 self._feed(worker)
@@ -108,7 +111,8 @@ class Run:
 
     def results(self, items: Sequence[Item], otherwise: str) -> list[Record]:
         """The records in the order of ``items``; what has none was not run, for the reason ``otherwise``."""
-        return [self.records.get(item.id) or blank(item, otherwise) for item in items]
+        known = self.suspects | self.records
+        return [known.get(item.id) or blank(item, otherwise) for item in items]
 
     # ---- processes
 
@@ -118,7 +122,7 @@ class Run:
             if self._failed_starts >= STARTS:
                 if self._workers:
                     return  # those that live may do the rest
-                raise NotStarted(self._why)
+                raise NotStarted(f"no worker for backend {s.backend!r} starts: {self._why}")
             self._workers.append(Worker(Child(serve, s.backend, s.modules, s.seed, s.threads)))
 
     def _listen(self) -> list[tuple[Worker, str, Any]]:
@@ -173,11 +177,11 @@ class Run:
     def _feed(self, worker: Worker) -> None:
         if grown := worker.grown() > self.settings.memory * MIB:
             self._report_growth(worker)
-        batch = next((b for b in self._batches if not (b.fresh and worker.history)), None)
+        batch = next((b for b in self._batches if not (worker.history and b[0].id in self.suspects)), None)
         if batch is None or grown:
             return self._retire(worker)
         self._batches.remove(batch)
-        worker.items = batch.items
+        worker.items = batch
         worker.child.send(list(worker.items))
 
     def _retire(self, worker: Worker) -> None:
@@ -200,33 +204,45 @@ class Run:
 
     def _lose(self, worker: Worker, status: Status, message: str = "") -> None:
         """A process is gone: the case that it ran has that status, the rest of its batch runs in another."""
-        self._workers.remove(worker)
         cause = message or worker.child.cause_of_death()
-        worker.child.close()
-        output = worker.child.output.finish()
-        if not (worker.running or worker.done or worker.history):
-            self._failed_starts += 1
-            printed = f"; the last it printed:\n{output}" if output.strip() else ""
-            self._why = f"no worker for backend {self.settings.backend!r} starts: {cause}{printed}"
-        elif worker.running:
+        output = self._remove(worker)
+        printed = f"; the last it printed:\n{output}" if output.strip() else ""
+        if worker.running:
             lost = replace(blank(worker.running), status=status, message=cause, output=output)
             self._blame(worker, lost)
         elif worker.done:
             passed = f"its own result was {worker.done.status.value}; after it, before the next case, {cause}"
             self._keep(replace(worker.done, status=status, message=passed, output=output))
+        elif worker.history:
+            count, last = len(worker.history), worker.history[-1]
+            self.complain(
+                f"a worker process had run {count} cases, the last {last}, and was to run more: {cause}{printed}"
+            )
+        else:
+            self._failed_starts += 1
+            self._why = f"{cause}{printed}"
+            self.complain(f"a worker process for backend {self.settings.backend!r} did not start: {self._why}")
+        self._put_back(worker)
+
+    def _remove(self, worker: Worker) -> str:
+        """Ends a process that may have ended; returns the last that it printed."""
+        self._workers.remove(worker)
+        worker.child.close()
+        return worker.child.output.finish()
+
+    def _put_back(self, worker: Worker) -> None:
         if worker.items:
-            self._batches.appendleft(Batch(worker.items))
+            self._batches.appendleft(worker.items)
 
     def _blame(self, worker: Worker, lost: Record) -> None:
         """A case that had a process to itself is to blame; another is run again, alone, to see if it is."""
         assert worker.running is not None
-        if lost.status == Status.TIMEOUT or not worker.history or lost.id in self._suspects:
+        if lost.status == Status.TIMEOUT or not worker.history or lost.id in self.suspects:
             return self._keep(lost)
         after = f"{lost.message}, after {len(worker.history)} others in the same process, the last {worker.history[-1]}"
-        self._suspects[lost.id] = replace(lost, message=after)
+        self.suspects[lost.id] = replace(lost, message=after)
         worker.items.appendleft(worker.running)
-        self._batches.appendleft(Batch(worker.items, fresh=True))
-        worker.items = deque()
+        self.doubt(self.suspects[lost.id])
 
     def _stop_growth(self, worker: Worker) -> None:
         """A process has grown too much: in this case, or little by little before it."""
@@ -238,8 +254,8 @@ class Run:
             return self._lose(worker, Status.CRASH, f"{grown}, {self.settings.memory} MiB are allowed")
         self._report_growth(worker)
         worker.items.appendleft(worker.running)
-        worker.running = None
-        self._lose(worker, Status.CRASH, "it had grown")
+        self._remove(worker)
+        self._put_back(worker)
 
     def _report_growth(self, worker: Worker) -> None:
         most, where = worker.most
@@ -251,7 +267,7 @@ class Run:
     # ---- records
 
     def _keep(self, record: Record) -> None:
-        first = self._suspects.pop(record.id, None)
+        first = self.suspects.pop(record.id, None)
         if first and record.status not in (Status.CRASH, Status.DEVICE_LOST):
             alone = f"alone in a new process it ends with {record.status.value}"
             reason = "an earlier case does the damage, or this one fails now and then"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..backend import Backend, DeviceProperties
+from ..plugin import undeclared
 from . import bench, report, waivers
 from .case import Item, Selection, not_planned, plan
 from .journal import Journal, differences
@@ -24,6 +25,7 @@ from .target import Opened
 from .worker import blank
 
 LAST = max(LEVELS)
+SERVED = "values"  # the check that every operator has at every dtype
 Progress = Callable[[str, int], AbstractContextManager[Callable[[str, bool], None]]]
 
 
@@ -40,7 +42,7 @@ class Options:
         case: Only cases whose id contains or matches this.
         modules: Imported first.
         wave: The wavefront of the simulated GPU.
-        waivers: A file of known failures.
+        waivers: The path of a file of known failures.
         bench: Whether there is a performance section.
     """
 
@@ -61,9 +63,15 @@ class Options:
 
 
 def conduct(
-    options: Options, settings: Settings, folder: Path, command: str, earlier: Journal | None, progress: Progress
-) -> Report:
-    """Runs what is asked for, or what is left of it, and returns the report.
+    options: Options,
+    settings: Settings,
+    folder: Path,
+    command: str,
+    earlier: Journal | None,
+    waived: waivers.File | None,
+    progress: Progress,
+) -> tuple[Report, Journal | None]:
+    """Runs what is asked for, or what is left of it.
 
     An interrupt ends the run; the report then holds what there was, and says so.
 
@@ -73,8 +81,12 @@ def conduct(
         folder: Where the run is written down as it goes.
         command: What a person typed, for the report.
         earlier: The run that is continued.
+        waived: The file of known failures.
         progress: Opened with what is counted and how many there are, and called with each one's operator and whether it
             is broken.
+
+    Returns:
+        The report, and the journal that the run was written to, still open; None if it came to nothing to write.
 
     Raises:
         ValueError: Nothing is left to run, a waiver isn't right, or the run that is continued was of something else.
@@ -83,22 +95,27 @@ def conduct(
     started, selection = time.time(), options.selection()
     head: dict[str, Any] = {"profile": options.profile, "seed": options.seed, "command": command}
     head |= {"ops": options.ops, "case": options.case}
+    early: list[str] = []  # problems from before there is anything to write them to
     with Run(settings) as run:
+        run.complain = early.append
         run.start()
         items = selection.of_operators()  # while the first worker opens the backend
         try:
             opened, about = run.describe(**head)
         except NotStarted as error:
             items = selection.of_backend(Opened(options.backend, "cpu")) + items
-            return _report_of_nothing(options, items, head, earlier, str(error))
+            return _report_of_nothing(options, items, head, earlier, str(error)), earlier
         items = selection.of_backend(opened) + items
         selection.expect_some(items)
-        known = _waivers(options, opened, about)
+        known = _waivers(waived, opened, about)
         written = _journal(options, folder, about, earlier)
         found = Report(about, [], problems=list(written.problems))
-        with written, progress("cases", len(items)) as advance:
+        with progress("cases", len(items)) as advance:
             _attach(run, written, found.problems, lambda record: advance(record.op, known.judge(record).broken))
+            for problem in early:
+                run.complain(problem)
             run.records |= {item.id: written.records[item.id] for item in items if item.id in written.records}
+            run.suspects |= written.suspects
             try:
                 for record in run.records.values():
                     advance(record.op, known.judge(record).broken)
@@ -115,7 +132,7 @@ def conduct(
         _time(found, options, settings, progress)  # the time of a simulation says nothing about its device
     about |= {"started": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))}
     about |= {"seconds": round(time.time() - started, 1), "resumed": len(written.records)}
-    return found
+    return found, written
 
 
 def _journal(options: Options, folder: Path, about: Mapping[str, Any], earlier: Journal | None) -> Journal:
@@ -138,14 +155,14 @@ def _attach(run: Run, written: Journal, problems: list[str], show: Callable[[Rec
         written.add_problem(problem)
         problems.append(problem)
 
-    run.keep, run.complain = keep, complain
+    run.keep, run.doubt, run.complain = keep, written.add_suspect, complain
 
 
-def _waivers(options: Options, opened: Opened, about: Mapping[str, Any]) -> waivers.Waivers:
-    if not options.waivers:
+def _waivers(file: waivers.File | None, opened: Opened, about: Mapping[str, Any]) -> waivers.Waivers:
+    if file is None:
         return waivers.Waivers()
     levels = {item.id: item.level for item in plan("full", opened=opened)}
-    return waivers.load(Path(options.waivers), opened.name, about["device"], levels)
+    return waivers.load(file, opened.name, about["device"], levels)
 
 
 def _judged(records: Sequence[Record], known: waivers.Waivers, settings: Settings) -> list[Record]:
@@ -159,17 +176,19 @@ def _report_of_nothing(
     """What can be said of a backend that no process survives opening: what an earlier one has left, if any has."""
     properties = DeviceProperties("unknown, as the backend does not open")
     unknown = Backend(options.backend, "unknown", "cpu", lambda: None, dict, lambda: properties)
-    records = [(earlier and earlier.records.get(item.id)) or blank(item, problem) for item in items]
+    known = earlier.suspects | earlier.records if earlier else {}
+    records = [known.get(item.id) or blank(item, problem) for item in items]
     about = report.describe(unknown, **head) | {"interrupted": "no worker process started"}
-    return Report(about, records, problems=[problem])
+    return Report(about, records, problems=[*(earlier.problems if earlier else ()), problem])
 
 
 def problems_of(opened: Opened, records: Sequence[Record]) -> list[str]:
     """A backend that offers an operator must serve it; the reason that it does not is worth a line of its own."""
-    found = []
+    found = undeclared(opened.name, opened.offered)
     for op in dict.fromkeys(record.op for record in records if record.op != BACKEND):
-        rows = [r for r in records if r.op == op]
-        if op in opened.offered and all(r.status == Status.UNSUPPORTED for r in rows):
+        rows = [r for r in records if r.op == op and r.status != Status.NOT_RUN]
+        rows = [r for r in rows if r.check == SERVED] or rows  # who refuses every call also refuses wrong ones
+        if op in opened.offered and rows and all(r.status == Status.UNSUPPORTED for r in rows):
             found.append(f"the backend offers {op} but serves no case of it: {rows[0].message}")
     asked = [r for r in records if r.op != BACKEND] or records
     if not any(r.status == Status.PASS for r in asked):
@@ -184,7 +203,11 @@ def _time(found: Report, options: Options, settings: Settings, progress: Progres
     with progress("benchmarks", len(cases)) as advance:
         try:
             found.roofline, found.timings = bench.run_bench(
-                settings, torch.get_num_threads(), options.ops, lambda timing: advance(timing.op, False)
+                settings,
+                torch.get_num_threads(),
+                options.ops,
+                lambda timing: advance(timing.op, False),
+                found.problems.append,
             )
         except KeyboardInterrupt as stop:
             found.about["interrupted"] = str(stop)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from .. import selection
 from ..autograd import call
 from ..backend import Backend, Kernel
-from ..errors import StrideError, UnsupportedOp
+from ..errors import BackendUnavailable, StrideError, UnsupportedOp
 from ..registry import OPERATORS
 from ..spec import OpSpec
 from ..testing import poison
@@ -53,7 +54,7 @@ class Opened:
 
 
 class Lied(AssertionError):
-    """A plan accepted a call that its launch then called unsupported."""
+    """One way of calling a kernel serves what another calls unsupported: its plan, its launch, or both at once."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,28 @@ class Target:
             UnsupportedOp: The backend has no kernel for the call.
             Lied: Its plan accepts the call and its launch does not.
         """
-        try:
+        with self.honest(spec, args):
             return named_results(spec, spec.raw, args)
-        except UnsupportedOp:
-            self._expect_refusal(spec, args)
+
+    @contextmanager
+    def honest(self, spec: OpSpec, args: Sequence[Any]) -> Iterator[None]:
+        """Around every call with these arguments: a refusal must be one that the plan gives for them too.
+
+        Raises:
+            Lied: The call inside is refused, and its plan accepts it.
+        """
+        try:
+            yield
+        except UnsupportedOp as refusal:
+            kernel = self.kernels.get(spec.name)
+            if kernel is not None and not _refuses(kernel, args):
+                raise Lied(f"{spec.name}: the plan accepts a call that the launch refuses: {refusal}") from refusal
             raise
 
-    def _expect_refusal(self, spec: OpSpec, args: Sequence[Any]) -> None:
-        kernel = self.kernels.get(spec.name)
-        if kernel is None:
-            return
-        copies = [a.contiguous() if isinstance(a, Tensor) else a for a in args]
-        try:
-            kernel.plan(*copies)
-        except (UnsupportedOp, StrideError):
-            return
-        raise Lied(f"{spec.name}: the plan accepts a call that the launch calls unsupported")
-
     def differentiable(self, spec: OpSpec, args: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Runs an operator as a public function does, with autograd."""
-        results = call(spec, *args)
+        """Runs an operator as a public function does, with autograd; raises as :meth:`call` does."""
+        with self.honest(spec, args):
+            results = call(spec, *args)
         return results if isinstance(results, tuple) else (results,)
 
     def launch(
@@ -122,14 +125,22 @@ class Target:
         args: Sequence[Any],
         threads: int = 1,
         fill: Callable[[Tensor], Any] = poison,
+        at_once: bool = False,
     ) -> Named:
         """Plans and launches directly, outputs and workspace filled with ``fill`` and guarded on both sides.
+
+        Args:
+            spec: The operator.
+            args: Its arguments.
+            threads: How many the kernel may use.
+            fill: What outputs and workspace hold before.
+            at_once: By the kernel's ``run`` instead, which takes its workspace itself.
 
         Raises:
             Mismatch: Memory outside an output or the workspace was written, or an input was.
         """
         call = Launch(self, spec, args, fill)
-        call.run(threads)
+        call.run(threads, at_once)
         call.check_memory()
         return call.results()
 
@@ -155,17 +166,40 @@ class Launch:
             self._guarded(name, tuple(t.shape), t.dtype) for name, t in zip(self.spec.outputs, shapes, strict=True)
         ]
 
-    def run(self, threads: int = 1) -> None:
-        """Plans, allocates and launches."""
-        size = self.kernel.plan(*self.args)
-        self.allocate()
-        workspace = self._guarded("the workspace", (size,), torch.uint8) if size else None
+    def run(self, threads: int = 1, at_once: bool = False) -> None:
+        """Plans, allocates and launches.
+
+        Raises:
+            UnsupportedOp: The kernel does not serve the call.
+            Lied: It says so in one way of calling it and not in the other.
+        """
         try:
-            self.kernel.launch(*self.args, *self.outputs, workspace, self.target.stream(), threads)
-        except UnsupportedOp as error:
-            raise Lied(f"{self.spec.name}: the plan accepts a call that the launch refuses: {error}") from error
+            size = self.kernel.plan(*self.args)
+        except UnsupportedOp as refusal:
+            self._expect_refusal(refusal, threads)
+            raise
+        self.allocate()
+        stream = self.target.stream()
+        with self.target.honest(self.spec, self.args):
+            if at_once:
+                assert self.kernel.run is not None
+                self.kernel.run(*self.args, *self.outputs, stream, threads)
+            else:
+                workspace = self._guarded("the workspace", (size,), torch.uint8) if size else None
+                self.kernel.launch(*self.args, *self.outputs, workspace, stream, threads)
         if self.target.device != "cpu":
             torch.cuda.synchronize()
+
+    def _expect_refusal(self, refusal: UnsupportedOp, threads: int) -> None:
+        """What the plan refuses must not be computed by the entry that dispatch prefers."""
+        if self.kernel.run is None:
+            return
+        self.allocate()
+        try:
+            self.kernel.run(*self.args, *self.outputs, self.target.stream(), threads)
+        except UnsupportedOp:
+            return
+        raise Lied(f"{self.spec.name}: a call runs that the plan refuses: {refusal}")
 
     def _guarded(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel() * dtype.itemsize
@@ -197,6 +231,19 @@ class Launch:
         return named | {name: a[name] for name in self.spec.mutates}
 
 
+def _refuses(kernel: Kernel, args: Sequence[Any]) -> bool:
+    """Whether a plan refuses a call, also in the contiguous copies that dispatch makes where it asks for them."""
+    for given in (args, [a.contiguous() if isinstance(a, Tensor) else a for a in args]):
+        try:
+            kernel.plan(*given)
+        except UnsupportedOp:
+            return True
+        except StrideError:
+            continue
+        return False
+    return True
+
+
 def _equal_bytes(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
@@ -205,8 +252,11 @@ def open_target(name: str) -> Target:
     """Selects a backend strictly and loads its kernels.
 
     Raises:
-        BackendUnavailable: It is not installed, or finds no device.
+        BackendUnavailable: It is not installed, finds no device, or is the reference.
     """
+    if name == selection.REFERENCE:
+        installed = ", ".join(sorted(selection.installed_backends())) or "none"
+        raise BackendUnavailable(f"{name!r} is no backend: kernels are judged by it. Installed: {installed}")
     selection.use_backend(name)
     found = selection.installed_backends()[name].backend
     assert found is not None

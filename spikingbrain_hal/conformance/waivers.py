@@ -114,22 +114,47 @@ class Waivers:
         return replace(record, status=status, message=f"not waived by {waiver.id}: {objection}\n{record.message}")
 
 
-def load(path: Path, backend: str, device: Mapping[str, Any], levels: Mapping[str, int]) -> Waivers:
-    """Reads a file of waivers.
+@dataclass(frozen=True)
+class File:
+    """A file of waivers as it was when it was read: what becomes of it during a run changes nothing.
+
+    Attributes:
+        path: Its path.
+        content: Its bytes.
+    """
+
+    path: Path
+    content: bytes
+
+    @staticmethod
+    def read(path: Path) -> File:
+        """Reads it.
+
+        Raises:
+            ValueError: It can't be read; the message names it.
+        """
+        try:
+            return File(path, path.read_bytes())
+        except OSError as error:
+            raise ValueError(f"waivers {path}: {error.strerror or error}") from error
+
+
+def load(file: File, backend: str, device: Mapping[str, Any], levels: Mapping[str, int]) -> Waivers:
+    """The waivers of a file.
 
     Args:
-        path: The file.
+        file: The file.
         backend: The name of the backend under test; waivers for others are checked and left out.
         device: What the report says of the device: its name, and its driver if it has one.
         levels: The level of every case there is, by id.
 
     Raises:
-        ValueError: The file can't be read or a waiver isn't right; the message names the file, the waiver and the key.
+        ValueError: It isn't TOML or a waiver isn't right; the message names the file, the waiver and the key.
     """
+    path = file.path
     try:
-        text = path.read_bytes()
-        data = _toml().loads(text.decode())
-    except (OSError, ValueError) as error:
+        data = _toml().loads(file.content.decode())
+    except ValueError as error:
         raise ValueError(f"waivers {path}: {error}") from error
     entries = data.get("waiver", [])
     if set(data) - {"waiver"} or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -151,7 +176,12 @@ def load(path: Path, backend: str, device: Mapping[str, Any], levels: Mapping[st
         _check_overlap(used, levels)
     except ValueError as error:
         raise ValueError(f"waivers {path}: {error}") from error
-    about = {"file": path.name, "sha256": hashlib.sha256(text).hexdigest(), "count": len(found), "used": len(used)}
+    about = {
+        "file": path.name,
+        "sha256": hashlib.sha256(file.content).hexdigest(),
+        "count": len(found),
+        "used": len(used),
+    }
     told = ("id", "issue", "owner", "expires", "message")
     about["entries"] = [{name: str(getattr(w, name)) for name in told} for w in used]
     return Waivers(used, about)

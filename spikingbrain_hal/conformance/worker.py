@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 import traceback
 import warnings
@@ -21,12 +23,14 @@ from .checks import BACKEND_CHECKS, CHECKS, BackendContext, Context
 from .child import resident
 from .judge import Judgement, Mismatch
 from .record import BACKEND, Record, Status
+from .report.files import json_of
 from .target import Lied, NotRun, Target, open_target
 
 MESSAGE_LIMIT = 4000
 
-
 DEVICE_LOST = (DeviceError, getattr(torch, "AcceleratorError", DeviceError))
+# Before it had AcceleratorError torch said so in words, which also begin what BLAS says of a call that it refuses.
+LOST_IN_WORDS = re.compile(r"(CUDA|HIP) error(?!: \w*BLAS_STATUS)")
 
 
 class Session:
@@ -76,9 +80,15 @@ class Session:
             return {"status": Status.FAIL, "message": str(error)[:MESSAGE_LIMIT], "worst": error.worst}
         except Exception as error:
             where = "".join(traceback.format_exception(error))[-MESSAGE_LIMIT:]
-            status = Status.DEVICE_LOST if isinstance(error, DEVICE_LOST) else Status.FAIL
+            status = Status.DEVICE_LOST if lost_device(error) else Status.FAIL
             return {"status": status, "message": f"{type(error).__name__}: {error}"[:500] + f"\n{where}"}
         return {"status": Status.PASS, **(vars(found) if found else {})}
+
+
+def lost_device(error: Exception) -> bool:
+    """Whether an error says that the device answers no more."""
+    in_words = isinstance(error, RuntimeError) and LOST_IN_WORDS.match(str(error))
+    return isinstance(error, DEVICE_LOST) or bool(in_words)
 
 
 def blank(item: Item, message: str = "") -> Record:
@@ -100,8 +110,9 @@ def serve(connection: Connection, backend: str, modules: Sequence[str], seed: in
     """The body of a worker process.
 
     Says ``("ready", None)``, or ``("unavailable", reason)`` and ends. Then it answers a dict, the keywords of
-    :func:`report.describe`, with ``("described", (opened, head of the report))``; a list of items with ``("start",
-    item id)`` and ``("done", (record, bytes of memory held))`` for each, then ``("ready", None)``; None by its end.
+    :func:`report.describe`, with ``("described", (opened, head of the report))`` or as above; a list of items with
+    ``("start", item id)`` and ``("done", (record, bytes of memory held))`` for each, then ``("ready", None)``; None by
+    its end.
     """
     torch.set_num_threads(threads)
     try:
@@ -110,11 +121,18 @@ def serve(connection: Connection, backend: str, modules: Sequence[str], seed: in
         session = Session(open_target(backend), seed, modules)
     except (BackendUnavailable, ModuleNotFoundError) as error:
         return connection.send(("unavailable", str(error)))
+    except Exception as error:
+        return connection.send(("unavailable", f"backend {backend!r} does not open: {type(error).__name__}: {error}"))
     connection.send(("ready", None))
     while (request := connection.recv()) is not None:
         if isinstance(request, dict):
-            about = report.describe(session.target.backend, **request)
-            connection.send(("described", (session.target.opened(), about)))
+            try:
+                about = report.describe(session.target.backend, **request)
+                plain = json.loads(json_of(about))  # a backend's own types are for its process alone
+                connection.send(("described", (session.target.opened(), plain)))
+            except Exception as error:
+                why = f"backend {backend!r} cannot be described: {type(error).__name__}: {error}"
+                return connection.send(("unavailable", why))
             continue
         for item in request:
             connection.send(("start", item.id))

@@ -7,7 +7,9 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,20 +109,21 @@ register_backend(
 )
 
 
-def _die_after_the_next_record() -> None:
+def _die_after_saying(word: str) -> None:
     send = Connection.send
 
     def send_and_die(self: Connection, message: Any) -> None:
         send(self, message)
-        if message[0] == "done":
+        if message[0] == word:
             segfault()
 
     Connection.send = send_and_die  # type: ignore[method-assign]
 
 
-register_backend(
-    python_backend("dies_in_cleanup", {"spike_encode": misbehave("spike_encode", _die_after_the_next_record)})
-)
+for _name, _word in (("dies_in_cleanup", "done"), ("dies_between_batches", "ready")):
+    register_backend(
+        python_backend(_name, {"spike_encode": misbehave("spike_encode", partial(_die_after_saying, _word))})
+    )
 
 
 def _end_badly() -> None:
@@ -141,6 +144,16 @@ register_backend(
 )
 
 
+register_backend(
+    python_backend(
+        "dies_when_timed",
+        {
+            "spike_collapse": misbehave("spike_collapse", os.abort, lambda x: True),
+            "lif_scan": misbehave("lif_scan", lose_device, lambda x: True),
+            "spike_encode": refuse,
+        },
+    )
+)
 register_backend(
     python_backend("slow", {"spike_encode": misbehave("spike_encode", lambda: time.sleep(0.1), lambda x: True)})
 )
@@ -207,6 +220,37 @@ def _load_unsound() -> Any:
 
 register_backend(
     Backend("unsound", "test", "cpu", lambda: None, _load_unsound, lambda: DeviceProperties("x", {"a": object()}), True)
+)
+
+
+# ---- what only the process that opens it knows
+
+
+def _abort_the_first_time() -> Any:
+    """Of the processes that share a folder for it, the first dies."""
+    if folder := os.environ.get("HOSTILE_FOLDER"):
+        try:
+            (Path(folder) / "opened").touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.abort()
+    return python_backend("first", {"spike_encode": OPERATORS["spike_encode"].reference}).load()
+
+
+register_backend(
+    Backend("dies_at_first", "test", "cpu", lambda: None, _abort_the_first_time, lambda: DeviceProperties("x"), True)
+)
+register_backend(
+    Backend(
+        "detailed",
+        "test",
+        "cpu",
+        lambda: None,
+        dict,
+        lambda: DeviceProperties("x", {"dtype": torch.float32, "grid": (1, 2), "peak": float("inf")}),
+        True,
+    )
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from spikingbrain_hal import register_backend, selection, unregister_backend
 from spikingbrain_hal.backend import Backend, DeviceProperties, Kernel
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.cli.doctor import openmp_runtimes
+from spikingbrain_hal.conformance.journal import FORMAT, NAME
+from spikingbrain_hal.conformance.report import bundle
 from spikingbrain_hal.conformance.suite import problems_of
 
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
@@ -61,6 +64,8 @@ def test_conformance_of_one_case(tmp_path: Path) -> None:
         (("--backend", "cpu", "--profile", "slow"), "no profile 'slow'"),
         (("--backend", "gpu"), "no backend 'gpu'"),
         (("--backend", "cpu", "--import", "no_such_module"), "no_such_module"),
+        (("--backend", "reference"), "'reference' is no backend: kernels are judged by it. Installed: "),
+        (("--backend", "cpu", "--waivers", "nosuch.toml"), "waivers nosuch.toml: No such file or directory"),
     ],
 )
 def test_a_run_of_nothing_fails(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -68,6 +73,48 @@ def test_a_run_of_nothing_fails(arguments: tuple[str, ...], message: str, tmp_pa
     assert done.exit_code == 2
     assert message in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    arguments = ["--backend", "cpu", "--case", "spike_encode/values/float32/4-K128", *QUICK, "--out"]
+    for out, message in (
+        (file, f"nothing was run: --out {file} is a file, expected the folder for the report\n"),
+        (file / "deep", f"no report was written: {file / 'deep'}: Not a directory\n"),
+    ):
+        done = COMMAND.invoke(app, ["conformance", *arguments, str(out)])
+        assert isinstance(done.exception, SystemExit), done.exception
+        assert (done.exit_code, done.output[-len(message) :]) == (2, message)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("after", "code"), [("", 0), ("os._exit(3)", 1)], ids=["lives", "dies at opening"])
+def test_waivers_are_those_that_the_run_began_with(
+    after: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, text = tmp_path / "known.toml", b"# nothing is known\n"
+    path.write_bytes(text)
+    (tmp_path / "edits.py").write_text(f"import os\nopen({str(path)!r}, 'w').write('no TOML')\n{after}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    case = "spike_encode/values/float32/4-K128"
+    arguments = ["--backend", "cpu", "--import", "edits", "--case", case, "--waivers", str(path), "--jobs", "1", *QUICK]
+    done = COMMAND.invoke(app, ["conformance", *arguments, "--out", str(tmp_path / "run")])
+    assert done.exit_code == code, done.output
+    assert path.read_text() == "no TOML"
+    assert bundle.load(tmp_path / "run" / bundle.TARBALL)["waivers.toml"] == text
+    if not code:
+        about = json.loads((tmp_path / "run/report.json").read_text())["waivers"]
+        assert about["sha256"] == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize("options", [{"backend": "cpu", "seed": 5, "colour": "red"}, {"backend": "cpu"}, [], 7])
+def test_a_run_of_other_options_is_not_continued(options: object, tmp_path: Path) -> None:
+    head = {"format": FORMAT, "options": options, "about": {}}
+    (tmp_path / NAME).write_text(json.dumps(head) + "\n")
+    done = COMMAND.invoke(app, ["conformance", "--resume", str(tmp_path)])
+    assert done.exit_code == 2, done.exception
+    assert f"cannot resume {tmp_path}: its options are {options!r}, this version has backend, seed, " in done.output
 
 
 def test_a_broken_backend_fails_with_a_reproducer(tmp_path: Path) -> None:

@@ -80,3 +80,19 @@ def test_the_fuzz_counts_what_it_ran(capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert shown.startswith("150 calls of 1 operators")
     assert "0 of 3 chunks of 50 calls failed" in shown
+
+
+@pytest.mark.parametrize("given", [("--examples", "0"), ("--examples", "-5"), ("--examples", "1.5"), ("--jobs", "0")])
+def test_the_fuzz_refuses_to_run_nothing(given: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fuzz.main(["--backend", "cpu", *given])
+    assert ended.value.code == 2
+    assert f"argument {given[0]}: {given[1]!r} is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_the_fuzz_names_a_backend_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz.main(["--backend", "nosuch", "--op", "spike_collapse", "--examples", "1", "--jobs", "1"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("--backend nosuch: there is no backend 'nosuch'. Installed: ")
+    assert shown.err.count("\n") == 1

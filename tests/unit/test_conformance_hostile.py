@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.conformance.case import Item, plan
 from spikingbrain_hal.conformance.child import TAIL_BYTES
+from spikingbrain_hal.conformance.journal import NAME, Journal
 from spikingbrain_hal.conformance.record import BACKEND, Record, Status
+from spikingbrain_hal.conformance.report import TARBALL, bundle
 from spikingbrain_hal.conformance.runner import Run
 from spikingbrain_hal.conformance.settings import Settings
+from spikingbrain_hal.conformance.worker import lost_device
+from spikingbrain_hal.errors import DeviceError
 
 LAST_WORDS, PRINTED = "these are the last words", 300 << 20  # of a module that only workers may import
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
@@ -92,6 +98,14 @@ def test_a_crash_between_cases_is_charged_to_the_one_before() -> None:
     assert problems == []
 
 
+def test_a_death_between_batches_is_a_problem_that_names_the_case_before() -> None:
+    found, problems = run("dies_between_batches", items("spike_encode", "scalar") + items("spike_quantize", "scalar"))
+    assert [r.status for r in found.values()] == [Status.PASS, Status.PASS]
+    (problem,) = problems
+    assert "had run 1 cases, the last spike_encode/values/float32/scalar-K33, and was to run more" in problem
+    assert "the process was killed by SIGSEGV" in problem
+
+
 def test_a_process_that_ends_badly_is_a_problem() -> None:
     found, problems = run("ends_badly", items("spike_encode", "4-K128"))
     assert [r.status for r in found.values()] == [Status.PASS]
@@ -139,7 +153,39 @@ def test_what_is_wrong_with_the_whole_backend_is_found() -> None:
         assert found[check, "spike_encode"].status == Status.PASS, found[check, "spike_encode"].message
 
 
+def test_a_process_that_dies_while_it_opens_the_backend_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTILE_FOLDER", str(tmp_path))
+    case = "spike_encode/values/float32/scalar-K33"
+    arguments = ["--backend", "dies_at_first", "--import", "hostile_backend", "--case", case, "--jobs", "1"]
+    done = COMMAND.invoke(app, ["conformance", *arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["complete"]
+    assert [c["status"] for c in data["cases"]] == ["pass"]
+    (problem,) = data["problems"]
+    assert "a worker process for backend 'dies_at_first' did not start: the process was killed by SIGABRT" in problem
+    assert Journal.resume(tmp_path).problems == [problem]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (DeviceError("no answer"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"), True),
+        (RuntimeError("HIP error: unspecified launch failure"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"), False),
+        (RuntimeError("the size of tensor a (2) must match; CUDA error"), False),
+        (ValueError("CUDA error: 2 is no device"), False),
+    ],
+)
+def test_a_lost_device_is_known_by_its_words_too(error: Exception, lost: bool) -> None:
+    assert lost_device(error) is lost
+
+
 def test_a_backend_that_cannot_be_opened_gets_a_report(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("of another run\n")
     arguments = ["--backend", "stillborn", "--import", "hostile_backend", "--profile", "quick", "--op", "spike_encode"]
     done = COMMAND.invoke(app, ["conformance", *arguments, "--out", str(tmp_path)])
     assert done.exit_code == 1, done.output
@@ -149,3 +195,7 @@ def test_a_backend_that_cannot_be_opened_gets_a_report(tmp_path: Path) -> None:
     assert {c["status"] for c in data["cases"]} == {"not_run"}
     assert "no worker for backend 'stillborn' starts: the process was killed by SIGSEGV" in data["problems"][0]
     assert "loading" in data["problems"][0]
+    (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot().iterfind("testsuite[@name='run']")
+    assert [c.find("error") is not None for c in suite] == [True, True]
+    assert (tmp_path / NAME).read_text() == "of another run\n"
+    assert NAME not in bundle.load(tmp_path / TARBALL)

@@ -9,21 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from spikingbrain_hal import ops, register_backend, unregister_backend, use_backend
-from spikingbrain_hal.backend import Backend, Kernel
+from spikingbrain_hal import ops
 from spikingbrain_hal.conformance.calibration import Findings, chosen
 from spikingbrain_hal.conformance.calibration_page import text
 from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.checks import CHECKS
 from spikingbrain_hal.conformance.judge import MAX_RATIO, RMS_RATIO, Ratios, watched
 from spikingbrain_hal.conformance.planted import PLANTS, Plant, bug
-from spikingbrain_hal.conformance.record import Record, Status
-from spikingbrain_hal.conformance.target import open_target
 from spikingbrain_hal.conformance.trial import Trial, open_trial
-from spikingbrain_hal.conformance.worker import Session
-from spikingbrain_hal.errors import UnsupportedOp
 from spikingbrain_hal.registry import OPERATORS
-from spikingbrain_hal.testing import assert_matches, make_inputs, python_backend
+from spikingbrain_hal.testing import assert_matches, make_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEED = random.SystemRandom().randrange(1 << 31)
@@ -131,58 +126,3 @@ def test_ratios_say_which_constants_would_do() -> None:
     assert right.share <= 1 < wrong.share
     assert right.maximum <= MAX_RATIO[torch.bfloat16] < wrong.maximum
     assert right.rms <= RMS_RATIO[torch.bfloat16]
-
-
-# ---- statuses that are no verdict on numbers
-
-
-def run(op: str, backend: Backend, check: str) -> list[Record]:
-    register_backend(backend)
-    try:
-        with use_backend(backend.name):
-            session = Session(open_target(backend.name), SEED)
-            return [session.run(i) for i in plan("quick", [op]) if i.op == op and i.check == check]
-    finally:
-        unregister_backend(backend.name)
-
-
-def with_kernel(op: str, change: Callable[[Kernel], Kernel]) -> Backend:
-    plain = python_backend("changed")
-    kernels = dict(plain.load())
-    kernels[op] = change(kernels[op])
-    return Backend("changed", "test", "cpu", lambda: None, lambda: kernels, plain.properties, simulated=True)
-
-
-@pytest.mark.parametrize("op", OPERATORS)
-def test_references_as_a_backend_pass(op: str) -> None:
-    for check in ("refuses", "padding", *(["opcheck"] if op.endswith("_backward") else [])):
-        assert [r.message for r in run(op, python_backend("plain"), check) if r.status != Status.PASS] == []
-
-
-def test_a_plan_that_says_yes_where_the_launch_says_no_has_lied() -> None:
-    def refuses_late(kernel: Kernel) -> Kernel:
-        def launch(*args: Any) -> None:
-            raise UnsupportedOp("not today")
-
-        return kernel._replace(launch=launch)
-
-    for check in ("values", "poisoned"):
-        assert {r.status for r in run("attention", with_kernel("attention", refuses_late), check)} == {Status.LIED}
-
-
-def test_a_plan_that_says_no_is_unsupported_with_its_reason() -> None:
-    def refuses(kernel: Kernel) -> Kernel:
-        def plan(*args: Any) -> int:
-            raise UnsupportedOp("no bfloat16 here")
-
-        return kernel._replace(plan=plan, launch=plan)
-
-    records = run("attention", with_kernel("attention", refuses), "values")
-    assert {r.status for r in records} == {Status.UNSUPPORTED}
-    assert "no bfloat16 here" in records[0].message
-
-
-def test_an_outdated_kernel_is_unsupported_with_its_reason() -> None:
-    records = run("attention", with_kernel("attention", lambda k: k._replace(version=0)), "values")
-    assert {r.status for r in records} == {Status.UNSUPPORTED}
-    assert "version 0" in records[0].message

@@ -70,7 +70,9 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
 
     suites = ElementTree.parse(paths["junit"]).getroot()
     attributes = ("failures", "errors", "skipped")
-    assert [tuple(s.get(k) for k in attributes) for s in suites] == [("3", "3", "3")] * 3
+    assert [tuple(s.get(k) for k in attributes) for s in suites] == [("3", "3", "3")] * 3 + [("0", "2", "0")]
+    wrong = {c.get("name"): c.find("error").text for c in suites[-1]}  # type: ignore[union-attr]
+    assert wrong == {"complete": "the run ended early: interrupted by SIGINT", "problem 1": "two things at once"}
 
     log = paths["log"].read_text()
     assert "    the last that it printed:\n    kernel <oops>\n    at 0x0\n" in log
@@ -78,6 +80,16 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     environment = json.loads(paths["environment"].read_text())
     assert environment == {key: data[key] for key in environment}
     assert {"torch", "python", "platform", "packages", "builds", "package", "environment"} <= environment.keys()
+
+
+def test_the_junit_file_of_a_run_that_passes_is_green(tmp_path: Path) -> None:
+    paths = report.write(Report(about(), [record(Status.PASS)]), tmp_path)
+    suites = ElementTree.parse(paths["junit"]).getroot()
+    assert [(s.get("name"), s.get("tests"), s.get("errors")) for s in suites] == [
+        ("attention", "1", "0"),
+        ("run", "1", "0"),
+    ]
+    assert [len(case) for s in suites for case in s] == [0, 0]
 
 
 def test_files_hold_whatever_a_backend_says(tmp_path: Path) -> None:

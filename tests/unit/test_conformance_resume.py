@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from spikingbrain_hal.cli.app import app
+from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.journal import NAME, Journal, differences
 from spikingbrain_hal.conformance.record import Record, Status
-from spikingbrain_hal.conformance.suite import Options, _journal
+from spikingbrain_hal.conformance.suite import Options, _journal, _report_of_nothing
+from spikingbrain_hal.conformance.worker import blank
 
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 SLOW = ("--backend", "slow", "--import", "hostile_backend", "--op", "spike_encode", "--case", "spike_encode/values")
@@ -122,6 +125,68 @@ def test_a_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
     assert found.problems == ["something leaks"]
     record = found.records["a/b"]
     assert (record.status, record.output, str(record.worst)) == (Status.CRASH, "\n\x00é", "nan")
+
+
+def test_a_crash_that_was_to_be_tried_alone_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Journal.add_suspect
+
+    def write_and_interrupt(journal: Journal, suspect: Record) -> None:
+        write(journal, suspect)
+        raise KeyboardInterrupt("interrupted by a test")
+
+    monkeypatch.setattr(Journal, "add_suspect", write_and_interrupt)
+    cases = ["--op", "spike_encode", "--op", "spike_quantize", "--case", "spike_*e/values/float32/*-K33"]
+    arguments = ["--backend", "damaging", "--import", "hostile_backend", *cases, "--profile", "quick", "--no-bench"]
+    done = COMMAND.invoke(app, ["conformance", *arguments, "--jobs", "1", "--out", str(tmp_path)])
+    before = {c["op"]: c for c in json.loads((tmp_path / "report.json").read_text())["cases"]}
+    assert before["spike_quantize"]["status"] == "crash", done.output
+    monkeypatch.undo()
+
+    done = COMMAND.invoke(app, ["conformance", "--resume", str(tmp_path), "--jobs", "1"])
+    assert done.exit_code == 1, done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    after = {c["op"]: c for c in report["cases"]}
+    assert report["complete"]
+    assert (after["spike_encode"]["status"], after["spike_quantize"]["status"]) == ("pass", "crash")
+    assert after["spike_quantize"]["message"].startswith(before["spike_quantize"]["message"])
+    assert "alone in a new process it ends with pass" in after["spike_quantize"]["message"]
+
+
+def test_whatever_a_device_says_of_itself_a_run_is_continued(tmp_path: Path) -> None:
+    arguments = ["--backend", "detailed", "--import", "hostile_backend", "--case", "manifest"]
+    done = COMMAND.invoke(app, ["conformance", *arguments, "--jobs", "1", "--out", str(tmp_path)])
+    assert "the device's details are no plain data" in (tmp_path / "log.txt").read_text(), done.output
+    done = COMMAND.invoke(app, ["conformance", "--resume", str(tmp_path), "--jobs", "1"])
+    assert done.exit_code == 1, done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["resumed"] == len(report["cases"]) == 1
+    assert [report["device"][key] for key in ("dtype", "grid", "peak")] == ["torch.float32", [1, 2], None]
+
+
+def test_what_an_earlier_run_found_is_said_of_a_backend_that_opens_no_more(tmp_path: Path) -> None:
+    first, second, third = plan("quick", ["spike_encode"])[:3]
+    with Journal.begin(tmp_path, {}, {}) as journal:
+        journal.add_problem("something leaks")
+        journal.add(replace(blank(first), status=Status.PASS))
+        journal.add_suspect(replace(blank(second), status=Status.CRASH))
+    with Journal.resume(tmp_path) as earlier:
+        head = {"profile": "quick", "seed": 5, "command": ""}
+        found = _report_of_nothing(Options("slow", 5), [first, second, third], head, earlier, "it does not open")
+    assert [r.status for r in found.records] == [Status.PASS, Status.CRASH, Status.NOT_RUN]
+    assert found.problems == ["something leaks", "it does not open"]
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    with Journal.begin(tmp_path, {}, {}) as journal:
+        journal.add_problem("something leaks")
+        before = (tmp_path / NAME).read_text()
+        with pytest.raises(ValueError, match=f"another run writes .*{NAME}: wait for its end, or name another folder"):
+            Journal.begin(tmp_path, {}, {})
+        with pytest.raises(ValueError, match="another run writes"):
+            Journal.resume(tmp_path)
+        assert (tmp_path / NAME).read_text() == before
+    with Journal.resume(tmp_path) as journal:
+        assert journal.problems == ["something leaks"]
 
 
 @pytest.mark.parametrize(

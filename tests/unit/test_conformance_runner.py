@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from spikingbrain_hal.conformance import runner
+import pytest
+from sample_reports import about, record
+
+from spikingbrain_hal.conformance import runner, suite
 from spikingbrain_hal.conformance.bench import run_bench
 from spikingbrain_hal.conformance.case import plan
-from spikingbrain_hal.conformance.record import Status, Timing
+from spikingbrain_hal.conformance.record import Report, Status, Timing
 from spikingbrain_hal.conformance.settings import Settings
 from spikingbrain_hal.registry import OPERATORS
 
@@ -26,7 +30,10 @@ def test_records_keep_the_order_of_the_plan() -> None:
 
 def test_the_same_seed_gives_the_same_worst_errors() -> None:
     items = [i for i in plan("quick", ["spike_encode"]) if i.check == "values"]
-    first, again, other = ([r.worst for r in runner.run(items, Settings("cpu", seed=seed))] for seed in (3, 3, 4))
+    first, again, other = (
+        {r.id: (r.worst, r.status, r.message) for r in runner.run(items, Settings("cpu", seed=seed))}
+        for seed in (3, 3, 4)
+    )
     assert first == again
     assert first != other
 
@@ -59,12 +66,20 @@ def test_a_pattern_finds_the_case_of_a_reproducer() -> None:
 
 # ---- performance
 
+
+@contextmanager
+def silent(what: str, count: int) -> Iterator[Callable[[str, bool], None]]:
+    yield lambda op, broken: None
+
+
 TIMED = ("spike_encode", "gated_linear_attention_step_")
 
 
 def test_benchmarks_measure_the_roofline_and_every_case() -> None:
     seen: list[Timing] = []
-    roofline, timings = run_bench(Settings("cpu"), 1, ["spike_encode", "gated_linear_attention_step_"], seen.append)
+    problems: list[str] = []
+    roofline, timings = run_bench(Settings("cpu"), 1, TIMED, seen.append, problems.append)
+    assert problems == []
     assert roofline["flops_per_s"] > 1e8
     assert roofline["bytes_per_s"] > 1e8
     assert [t.milliseconds for t in seen] == [t.milliseconds for t in timings]
@@ -72,7 +87,30 @@ def test_benchmarks_measure_the_roofline_and_every_case() -> None:
     assert all(t.milliseconds and t.share and t.share > 0 for t in timings)
 
 
-def test_benchmarks_of_a_backend_that_dies_are_reported_as_not_timed() -> None:
-    roofline, timings = run_bench(Settings("no such backend"), 1, ["spike_encode"], lambda timing: None)
-    assert roofline == {}
-    assert [t.message for t in timings] == ["not timed: the process ended with exit code 1"]
+@pytest.mark.parametrize(
+    ("op", "timeout", "why", "printed"),
+    [
+        ("spike_collapse", 100.0, "the process was killed by SIGABRT", "Fatal Python error: Aborted"),
+        ("lif_scan", 100.0, "the process ended with exit code 1", "the device fell off the bus"),
+        ("lif_scan", 0.0, "no answer within 0 s; --timeout allows more", ""),
+    ],
+)
+def test_benchmarks_that_end_early_are_a_problem(op: str, timeout: float, why: str, printed: str) -> None:
+    settings = Settings("dies_when_timed", modules=("hostile_backend",), timeout=timeout)
+    found = Report(about(), [record(Status.PASS)])
+    assert found.passed
+    suite._time(found, suite.Options(settings.backend, 0, ops=[op]), settings, silent)
+    assert not found.passed
+    assert found.roofline == {}
+    assert {t.message for t in found.timings} == {f"not timed: {why}"}
+    (problem,) = found.problems
+    assert problem.startswith(f"the performance section ended after 0 of {len(found.timings)} benchmarks: {why}")
+    assert printed in problem
+
+
+def test_benchmarks_that_are_not_supported_are_no_problem() -> None:
+    settings = Settings("dies_when_timed", modules=("hostile_backend",))
+    found = Report(about(), [record(Status.PASS)])
+    suite._time(found, suite.Options(settings.backend, 0, ops=["spike_encode"]), settings, silent)
+    assert found.passed
+    assert [t.message for t in found.timings] == ["not today"]

@@ -17,7 +17,7 @@ from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.levels import standing
 from spikingbrain_hal.conformance.record import BROKEN, Record, Report, Status
 from spikingbrain_hal.conformance.target import Opened
-from spikingbrain_hal.conformance.waivers import Waivers, in_range, load
+from spikingbrain_hal.conformance.waivers import File, Waivers, in_range, load
 
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 TODAY = datetime.date(2027, 3, 31)
@@ -54,7 +54,7 @@ def write(path: Path, *entries: dict[str, Any]) -> Path:
 
 
 def read(path: Path, *entries: dict[str, Any], backend: str = "acme", device: dict[str, Any] = DEVICE) -> Waivers:
-    return load(write(path, *entries), backend, device, IDS)
+    return load(File.read(write(path, *entries)), backend, device, IDS)
 
 
 def record(status: Status, worst: float | None = 2.0, message: str = "o differs by a lot", case: str = CASE) -> Record:
@@ -173,7 +173,7 @@ def test_an_unclear_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the device names no driver"):
         read(tmp_path, SOUND, device={"name": "Acme X1"})
     with pytest.raises(ValueError, match="No such file"):
-        load(tmp_path / "none.toml", "acme", DEVICE, IDS)
+        File.read(tmp_path / "none.toml")
     for text, message in (
         ("a = ", "Invalid"),
         ("[waiver]\nid = 1", "expected nothing but"),
@@ -182,14 +182,14 @@ def test_an_unclear_file_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "waivers.toml").write_text(text)
         with pytest.raises(ValueError, match=message):
-            load(tmp_path / "waivers.toml", "acme", DEVICE, IDS)
+            load(File.read(tmp_path / "waivers.toml"), "acme", DEVICE, IDS)
 
 
 def test_the_page_has_a_sound_example_and_every_key(tmp_path: Path) -> None:
     page = (ROOT / "docs/waivers.md").read_text()
     (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
     (tmp_path / "waivers.toml").write_text(example)
-    (waiver,) = load(tmp_path / "waivers.toml", "acme", DEVICE, IDS).those
+    (waiver,) = load(File.read(tmp_path / "waivers.toml"), "acme", DEVICE, IDS).those
     assert waiver.id == "acme-half-state"
     keys = {key for row in re.findall(r"^\| (`.*?`) \|", page, re.M) for key in re.findall(r"`(\w+)`", row)}
     assert keys == set(SOUND)

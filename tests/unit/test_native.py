@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import spikingbrain_hal as hal
+from checkout import ROOT
 from spikingbrain_hal import ops
 from spikingbrain_hal.selection import load
 
@@ -108,10 +109,10 @@ def cpu_kernel(name):
 @pytest.mark.parametrize(
     ("args", "error", "words"),
     [
-        ((), TypeError, "takes 5 arguments, got 0"),
-        ((3, 3.0, 1e-5, 1e4, "float32"), TypeError, "expected a torch.Tensor or None, got int"),
-        ((torch.zeros(2, 2), "a", 1e-5, 1e4, "float32"), TypeError, "real number"),
-        ((torch.zeros(2, 2), 3.0, 1e-5, 1e4, 7), TypeError, "str"),
+        ((), TypeError, "spike_encode: takes 5 arguments, got 0"),
+        ((3, 3.0, 1e-5, 1e4, "float32"), TypeError, "spike_encode: expected a torch.Tensor or None, got int"),
+        ((torch.zeros(2, 2), "a", 1e-5, 1e4, "float32"), TypeError, "spike_encode: .*real number"),
+        ((torch.zeros(2, 2), 3.0, 1e-5, 1e4, 7), TypeError, "spike_encode: .*str"),
         ((torch.zeros(2, 2, device="meta"), 3.0, 1e-5, 1e4, "float32"), (ValueError, BufferError, RuntimeError), ""),
         ((torch.zeros([1] * 9), 3.0, 1e-5, 1e4, "float32"), ValueError, "9 dimensions, at most 8"),
     ],
@@ -135,3 +136,32 @@ def test_a_short_workspace_is_refused():
         kernel.launch(*args, o, state, torch.empty(size, dtype=torch.uint8), 0, 0)
     assert (o == 7).all()
     assert (state == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("plan", "launch", "fits"),
+    [
+        ("const Tensor&, const char*", "const Tensor&, const char*, const Tensor&, const Launch&", True),
+        ("const Tensor&", "const Tensor&, const Launch&", True),
+        ("const char*, const Tensor&", "const Tensor&, const char*, const Tensor&, const Launch&", False),
+        ("const Tensor&, double", "const Tensor&, int64_t, const Tensor&, const Launch&", False),
+        ("const Tensor&, const char*", "const Tensor&, const Tensor&, const Launch&", False),
+        ("const Tensor&", "const Tensor&, const Tensor&", False),
+    ],
+)
+def test_a_launch_that_does_not_follow_its_plan_does_not_compile(plan, launch, fits, tmp_path):
+    """Both are given the same arguments, so another order would read one that is not there."""
+    source = f"""
+    #include "core/kernel.h"
+    namespace sbhal::SBHAL_ISA {{ namespace {{
+    int64_t plan({plan}) {{ return 0; }}
+    void launch({launch}) {{}}
+    }} }}
+    SBHAL_KERNEL(odd, 1, plan, launch)
+    """
+    (tmp_path / "odd.cpp").write_text(source)
+    command = ["c++", "-std=c++17", "-fsyntax-only", "-DSBHAL_ISA=none", "-DSBHAL_ISA_LEVEL=0", f"-I{ROOT / 'csrc'}"]
+    done = subprocess.run([*command, tmp_path / "odd.cpp"], capture_output=True, text=True)
+    assert (done.returncode == 0) == fits, done.stderr
+    if not fits:
+        assert "odd: launch takes what plan takes, then the outputs, then const Launch&" in done.stderr

@@ -78,6 +78,7 @@ def test_the_alias_header_begins_as_that_of_a_built_in_backend(style: str, built
         (("9lives", "--style", "host"), "NAME is '9lives', expected a lower-case letter"),
         (("Acme", "--style", "host"), "NAME is 'Acme'"),
         (("ac-me", "--style", "host"), "NAME is 'ac-me'"),
+        (("a_", "--style", "python"), "NAME is 'a_', expected a lower-case letter and then"),
         (("cpu", "--style", "host"), "NAME is 'cpu', which is taken"),
         (("reference", "--style", "python"), "NAME is 'reference', which is taken"),
         (("acme", "--style", "opencl"), "--style is 'opencl', expected one of host, cuda, hip, python"),
@@ -100,6 +101,14 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
         assert done.exit_code == 2
         assert "expected a folder that is empty or not there" in done.output
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    out = tmp_path / "mine.txt" / "package"
+    done = COMMAND.invoke(app, ["new-backend", "acme", "--style", "host", "--out", str(out)])
+    assert done.exit_code == 2
+    assert f"--out {out} cannot be written: [Errno" in done.output
 
 
 def test_the_command_says_what_was_written_and_what_comes_next(tmp_path: Path) -> None:
@@ -197,6 +206,10 @@ def test_examples_are_what_the_command_writes_and_kernels(name: str, tmp_path: P
         ("sbhal_add_backend(acme GPU DESTINATION x FLAGS -x cu)", "which is GPU, needs COMPILER"),
         ("sbhal_add_backend(acme SIMULATED DESTINATION x)", "which is SIMULATED, needs WAVE"),
         ("sbhal_add_backend(acme HOST DESTINATION x SHARED all)", "arguments that mean nothing: SHARED;all"),
+        (
+            "sbhal_add_backend(acme HOST DESTINATION x)\nsbhal_use_shared_sources(acme)",
+            "sbhal_use_shared_sources: 'acme' gets no kernels; name operators, or ALL.",
+        ),
         ("sbhal_use_shared_sources(acme ALL)", "there is no backend 'acme'; sbhal_add_backend comes first"),
         (
             "sbhal_add_backend(acme HOST DESTINATION x)\nsbhal_use_shared_sources(acme atention)",

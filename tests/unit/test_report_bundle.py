@@ -28,9 +28,7 @@ FILES = {"report.json": b"{}", "log.txt": b"all is well\n", "logs/one.txt": b""}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    waivers = folder.with_name("w.toml")
-    waivers.write_text("# none\n")
-    report.write(every_status(), folder, {"waivers.toml": waivers})
+    report.write(every_status(), folder, {"waivers.toml": b"# none\n"})
     return folder
 
 
@@ -95,6 +93,31 @@ def test_a_bundle_of_another_hash_is_told(run: Path) -> None:
     assert report.verify(run / TARBALL, published).problems == []
     (problem,) = report.verify(run / TARBALL, "0" * 64).problems
     assert published in problem
+    assert report.verify(run, published.upper()).problems == []
+
+
+@pytest.mark.parametrize("given", ["", " ", "3db0", "0" * 63, "0" * 65, "g" * 64, "0" * 64 + "\n"])
+def test_what_is_no_hash_verifies_nothing(given: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=r"verify: sha256 is .* expected the 64 hexadecimal digits"):
+        report.verify(run, given)
+
+
+def test_the_archive_in_a_folder_is_of_its_files(copy: Path, tmp_path: Path) -> None:
+    """It is what gets published, so a folder is not unchanged if only its files are."""
+    archive = copy / TARBALL
+    report.write(every_status(), tmp_path / "other")
+    other = (tmp_path / "other" / TARBALL).read_bytes()
+    archive.write_bytes(other)
+    of_other = report.verify(tmp_path / "other").sha256
+    assert report.verify(copy).problems == [f"{TARBALL} is of another run, its hash over all is {of_other}"]
+    files = bundle.load(copy)
+    archive.write_bytes(pack(files | {"log.txt": b"better"}))
+    assert report.verify(copy).problems == [f"in {TARBALL}, log.txt was changed"]
+    archive.write_bytes(other[:-9])
+    (problem,) = report.verify(copy).problems
+    assert f"{TARBALL} is not a bundle, or a damaged one" in problem
+    archive.unlink()
+    assert report.verify(copy).problems == []
 
 
 @pytest.mark.parametrize(
@@ -147,7 +170,7 @@ def test_a_failed_write_leaves_the_earlier_file(copy: Path, monkeypatch: pytest.
 def test_attached_files_cannot_take_the_place_of_evidence(tmp_path: Path) -> None:
     for name in ("report.json", MANIFEST, TARBALL):
         with pytest.raises(ValueError, match="which every run writes itself"):
-            report.write(every_status(), tmp_path, {name: Path(__file__)})
+            report.write(every_status(), tmp_path, {name: b"{}"})
 
 
 # ---- nonsense
@@ -196,8 +219,8 @@ def test_a_manifest_that_reaches_out_is_refused(name: str, copy: Path) -> None:
         (b"", "not a bundle"),
         (b"\x1f\x8b", "not a bundle"),
         (b"{}", "not a bundle"),
-        (gzip.compress(b""), "not a bundle"),
-        (gzip.compress(b"x" * 5000), "not a bundle"),
+        (gzip.compress(b"", mtime=0), "not a bundle"),
+        (gzip.compress(b"x" * 5000, mtime=0), "not a bundle"),
         (pack(FILES), "holds no conformance/SHA256SUMS"),
         (pack({MANIFEST: b"abc"}), "is not a manifest"),
         (pack({MANIFEST: b""}), "is not a manifest"),

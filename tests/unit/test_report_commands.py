@@ -124,6 +124,9 @@ def test_verify_names_what_was_changed(tmp_path: Path) -> None:
     report.write(whole(), tmp_path)
     assert sbhal("verify", tmp_path, "--sha256", report.verify(tmp_path).sha256)[0] == 0
     assert sbhal("verify", tmp_path, "--sha256", "0" * 64)[0] == 1
+    code, shown = sbhal("verify", tmp_path, "--sha256", "")  # a variable that is not set
+    assert code == 2
+    assert "error: verify: sha256 is '', expected the 64 hexadecimal digits" in shown
     (tmp_path / "log.txt").write_text("")
     assert sbhal("verify", tmp_path) == (1, "log.txt was changed\n")
 

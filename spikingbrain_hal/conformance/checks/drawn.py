@@ -15,6 +15,7 @@ from ... import ops
 from ...errors import UnsupportedOp
 from ...spec import NAMESPACE, OpSpec
 from ..judge import Judgement, Mismatch, judge
+from ..target import Lied
 from ..truth import truth
 from . import Context, check
 from .memory import call_in_place, laid_out
@@ -86,6 +87,8 @@ def random_shapes(ctx: Context) -> Judgement:
             found = found.add(judge(ctx.spec, truth(ctx.spec, args, outputs), outputs, SLACK))
         except UnsupportedOp as error:
             refused = error
+        except Lied as error:
+            search.fail(what, Lied(f"{what}: {error}"))
         except Exception as error:
             search.fail(what, Mismatch(f"{what}: {type(error).__name__}: {error}", getattr(error, "worst", None)))
         else:

@@ -26,6 +26,7 @@ TRANSFORMS = ("vmap", "forward_ad", "double_backward")
     parts=lambda s, c: OPCHECKS,
 )
 def opcheck(ctx: Context) -> None:
+    ctx.call(ctx.args())  # a legal refusal, which opcheck would wrap in an error of its own
     torch.library.opcheck(ctx.spec.raw, tuple(ctx.args()), test_utils=(ctx.part,))
 
 

@@ -32,6 +32,8 @@ def poisoned(ctx: Context) -> Judgement:
     hostile = ctx.target.launch(ctx.spec, args)
     clean = ctx.target.launch(ctx.spec, args, fill=Tensor.zero_)
     require_same_bits(hostile, clean, "poisoned against cleared memory")
+    if ctx.target.kernels[ctx.spec.name].run is not None:
+        require_same_bits(ctx.target.launch(ctx.spec, args, at_once=True), clean, "run at once against launched")
     return ctx.judge(hostile)
 
 
@@ -92,7 +94,8 @@ def laid_out(ctx: Context, args: Sequence[Any]) -> list[Any]:
 
 def call_in_place(ctx: Context, args: Sequence[Any]) -> Named:
     """Runs the operator on exactly these tensors, whose strides a copy would lose."""
-    results = ctx.spec.raw(*args)
+    with ctx.target.honest(ctx.spec, args):
+        results = ctx.spec.raw(*args)
     named = zip(ctx.spec.outputs, results if isinstance(results, tuple) else (results,), strict=True)
     return dict(named) | {n: ctx.spec.bind(args)[n].contiguous() for n in ctx.spec.mutates}
 

@@ -64,7 +64,7 @@ def superposition(ctx: Context) -> Judgement:
 
 
 class Independent(NamedTuple):
-    """An axis whose places do not know of each other: permuting them permutes the results, bit for bit.
+    """An axis whose places do not know of each other: permuting them permutes the results.
 
     Attributes:
         axis: Its name; the first of the axes that ``...`` stands for.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...spec import Case, OpSpec
-from ..judge import Judgement, require_same_bits
+from ..judge import Judgement, every, require_same_bits
 from ..truth import Named
 from . import Context, axes_of, check, has_elements, slice_axis
 
@@ -94,21 +95,22 @@ def _join(spec: OpSpec, pieces: Sequence[Named], axis: str) -> Named:
     every_dtype=True,
 )
 def split(ctx: Context) -> Judgement:
-    args, found = _args_with_state(ctx), Judgement()
-    for cut in range(1, _steps(ctx.spec, ctx.case)):
-        found = found.add(ctx.judge(_run_in_pieces(ctx, args, [cut]), args, "with state"))
-    return found
+    return _judge_cuts(ctx, [[cut] for cut in range(1, _steps(ctx.spec, ctx.case))])
+
+
+def _judge_cuts(ctx: Context, cuts: Sequence[Sequence[int]]) -> Judgement:
+    args = _args_with_state(ctx)
+    return every(partial(_judge_cut, ctx, args, at) for at in cuts)
+
+
+def _judge_cut(ctx: Context, args: Sequence[Any], cuts: Sequence[int]) -> Judgement:
+    return ctx.judge(_run_in_pieces(ctx, args, cuts), args, "with state")
 
 
 @check("results do not depend on how a sequence is cut into chunks", level=3, applies=_chunked, every_dtype=True)
 def chunks(ctx: Context) -> Judgement:
-    args, found = _args_with_state(ctx), Judgement()
     steps = _steps(ctx.spec, ctx.case)
-    for size in CHUNKS:
-        if size < steps:
-            pieces = _run_in_pieces(ctx, args, range(size, steps, size))
-            found = found.add(ctx.judge(pieces, args, "with state"))
-    return found
+    return _judge_cuts(ctx, [range(size, steps, size) for size in CHUNKS if size < steps])
 
 
 def _other_future(ctx: Context, args: Sequence[Any], axis: str, start: int) -> list[Any]:

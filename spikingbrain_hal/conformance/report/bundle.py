@@ -8,7 +8,7 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +18,7 @@ TOP = "conformance"  # the folder inside the archive
 SIZE_LIMIT = 256 << 20
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _ALL = re.compile(r"# all: ([0-9a-f]{64})")
+_EXPECTED = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class BundleError(ValueError):
@@ -127,21 +128,41 @@ class Verification:
     problems: list[str]
 
 
-def verify(path: Path, expected: str = "") -> Verification:
-    """Compares the files of a bundle with its manifest.
+def verify(path: Path, expected: str | None = None) -> Verification:
+    """Compares the files of a bundle with its manifest, and a folder's with those of the archive that is beside them.
 
     Args:
         path: An archive, or the folder of a run.
-        expected: The hash over all files that was published; any if empty.
+        expected: The hash over all files that was published, 64 hexadecimal digits; any if None.
 
     Raises:
+        ValueError: ``expected`` is something else.
         BundleError: It is not a bundle, or one that cannot be read.
         OSError: There is no such file.
     """
-    return check(load(path), path, expected)
+    if expected is not None and not _EXPECTED.fullmatch(expected):
+        raise ValueError(f"verify: sha256 is {expected!r}, expected the 64 hexadecimal digits that were published")
+    files = load(path)
+    found = check(files, path, expected)
+    if path.is_dir() and (path / TARBALL).exists():
+        found.problems.extend(_differences(path / TARBALL, files[MANIFEST]))
+    return found
 
 
-def check(files: Mapping[str, bytes], source: Path, expected: str = "") -> Verification:
+def _differences(archive: Path, listed: bytes) -> Iterator[str]:
+    """What is wrong with an archive that is to hold the files that a manifest lists."""
+    try:
+        files = load(archive)
+        found = check(files, archive)
+    except BundleError as error:
+        yield str(error)
+        return
+    if files[MANIFEST] != listed:
+        yield f"{archive.name} is of another run, its hash over all is {found.sha256}"
+    yield from (f"in {archive.name}, {problem}" for problem in found.problems)
+
+
+def check(files: Mapping[str, bytes], source: Path, expected: str | None = None) -> Verification:
     """As :func:`verify`, for files that were loaded."""
     text = files[MANIFEST]
     stated = _parse(text, source)
@@ -150,7 +171,7 @@ def check(files: Mapping[str, bytes], source: Path, expected: str = "") -> Verif
     problems = []
     if _hash(lines.encode()) != whole:
         problems.append(f"{MANIFEST} is not what its hash over all says")
-    if expected and expected != whole:
+    if expected is not None and expected.lower() != whole:
         problems.append(f"the hash over all is {whole}, expected {expected}")
     for name in sorted(stated.keys() | files.keys() - {MANIFEST}):
         if name not in files:

@@ -27,13 +27,13 @@ _NAMES = {
 _ERRORS = (Status.CRASH, Status.TIMEOUT, Status.DEVICE_LOST)
 
 
-def write(report: Report, folder: Path, attached: Mapping[str, Path] | None = None) -> dict[str, Path]:
+def write(report: Report, folder: Path, attached: Mapping[str, bytes] | None = None) -> dict[str, Path]:
     """Writes all files of a report, their manifest and the bundle of them all; returns their paths by kind.
 
     Args:
         report: What to write.
         folder: Where, made if it is missing. Files of other names that it holds are no part of the bundle.
-        attached: More files for the bundle, by the name that they get there: waivers as used, a journal.
+        attached: The content of more files, by the name that they get: waivers as used, a journal.
 
     Raises:
         ValueError: An attached file has the name of another.
@@ -43,7 +43,7 @@ def write(report: Report, folder: Path, attached: Mapping[str, Path] | None = No
         raise ValueError(f"write: attached has {taken[0]!r}, which every run writes itself")
     files = {_NAMES["json"]: to_json(report), _NAMES["junit"]: _junit(report), _NAMES["log"]: _log(report)}
     files |= {_NAMES["html"]: _bytes(render(report)), _NAMES["environment"]: _environment(report)}
-    files |= {name: path.read_bytes() for name, path in (attached or {}).items()}
+    files |= attached or {}
     files[MANIFEST] = manifest(files).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (files | {TARBALL: pack(files)}).items():
@@ -65,14 +65,15 @@ def _replace(path: Path, content: bytes) -> None:
 
 def to_json(report: Report) -> bytes:
     """The text of ``report.json``."""
-    return _dump(report.as_dict())
+    return json_of(report.as_dict())
 
 
 def _environment(report: Report) -> bytes:
-    return _dump({key: report.about[key] for key in ENVIRONMENT if key in report.about})
+    return json_of({key: report.about[key] for key in ENVIRONMENT if key in report.about})
 
 
-def _dump(data: Any) -> bytes:
+def json_of(data: Any) -> bytes:
+    """JSON of any data: what it cannot say, numbers that are not finite and objects, is there as null and as text."""
     return json.dumps(_plain(data), indent=1, allow_nan=False).encode()
 
 
@@ -132,6 +133,7 @@ def _junit(report: Report) -> bytes:
         )
         for record in records:
             _junit_case(suite, record)
+    _junit_run(root, report)
     return b'<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root)
 
 
@@ -140,9 +142,29 @@ def _junit_case(suite: ElementTree.Element, record: Record) -> None:
     if record.status == Status.PASS:
         return
     kind = "error" if record.status in _ERRORS else "failure" if record.broken else "skipped"
-    first = next(iter(record.message.splitlines()), "")
-    note = ElementTree.SubElement(case, kind, message=_printable(f"{record.status.value}: {first[:200]}"))
-    note.text = _printable("\n".join(filter(None, (record.message, record.reproduce, record.output))))
+    text = "\n".join(filter(None, (record.message, record.reproduce, record.output)))
+    _junit_note(case, kind, f"{record.status.value}: {_first_line(record.message)}", text)
+
+
+def _junit_run(root: ElementTree.Element, report: Report) -> None:
+    """What is wrong beyond single cases: without it a run that lost its workers would be all green."""
+    wrong = {"complete": "" if report.complete else f"the run ended early: {report.about['interrupted']}"}
+    wrong |= {f"problem {number}": problem for number, problem in enumerate(report.problems, 1)}
+    errors = str(sum(map(bool, wrong.values())))
+    counts = {"name": "run", "tests": str(len(wrong)), "failures": "0", "errors": errors, "skipped": "0"}
+    suite = ElementTree.SubElement(root, "testsuite", counts)
+    for name, text in wrong.items():
+        case = ElementTree.SubElement(suite, "testcase", classname="run", name=name, time="0")
+        if text:
+            _junit_note(case, "error", _first_line(text), text)
+
+
+def _junit_note(case: ElementTree.Element, kind: str, message: str, text: str) -> None:
+    ElementTree.SubElement(case, kind, message=_printable(message)).text = _printable(text)
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")[:200]
 
 
 def _printable(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from . import bundle, schema
 from .bundle import BundleError
 
 REPORT = "report.json"
+DIGITS = 300  # of a whole number; what is longer may be more than a float can hold
 _ABOUT_NOTHING = {"format", "passed", "complete", "counts", "problems", "operators", "cases", "bench"}
 
 
@@ -27,7 +30,8 @@ def read(path: Path) -> Report:
         path: ``report.json``, a folder that holds one, or a bundle.
 
     Raises:
-        ReportError: There is no such file, it is something else, it was changed, or it is of another format.
+        ReportError: There is no such file, it is something else, it was changed, it is of another format, or
+            what it states of its cases is not so.
     """
     try:
         return parse(_content(path), str(path))
@@ -60,10 +64,10 @@ def parse(content: bytes, source: str) -> Report:
         source: Its name, for errors.
 
     Raises:
-        ReportError: It is not a report, or one of another format.
+        ReportError: It is not a report, one of another format, or one that contradicts itself.
     """
     try:
-        data = json.loads(content, parse_constant=_refuse_constant)
+        data = json.loads(content, parse_constant=_refuse_constant, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{source} is not JSON: {error}") from error
     if not isinstance(data, dict) or not {"format", "cases", "backend"} <= data.keys():
@@ -76,17 +80,41 @@ def parse(content: bytes, source: str) -> Report:
     if (version := data["operator_set"]["version"]) > OPERATOR_SET:
         advice = "update spikingbrain-hal"
         raise ReportError(f"{source} is of operator set {version}, this version knows up to {OPERATOR_SET}: {advice}")
-    return Report(
+    # JSON Schema takes 1.0 for an integer; the lists of operator sets go by whole numbers
+    data["operator_set"]["version"] = int(version)
+    found = Report(
         about={key: value for key, value in data.items() if key not in _ABOUT_NOTHING},
         records=[_made(Record, case | {"status": Status(case["status"])}) for case in data["cases"]],
         roofline=data["bench"]["roofline"],
         timings=[_made(Timing, timing) for timing in data["bench"]["timings"]],
         problems=data["problems"],
     )
+    if problem := next(_contradictions(data, found), None):
+        raise ReportError(f"{source} contradicts itself: {problem}")
+    return found
+
+
+def _contradictions(data: Mapping[str, Any], found: Report) -> Iterator[str]:
+    """What a report states of its cases and the cases do not show."""
+    times = Counter(record.id for record in found.records)
+    yield from (f"the case {id} is there {n} times" for id, n in times.items() if n > 1)
+    stated, counted = data["counts"], found.counts
+    for name in dict.fromkeys([*counted, *stated]):
+        if stated.get(name, 0) != counted.get(name, 0):
+            yield f"it counts {stated.get(name, 0)} cases as {name}, and holds {counted.get(name, 0)}"
+    for name in ("passed", "complete"):
+        if data[name] is not getattr(found, name):
+            yield f"it states {name} as {data[name]}, and its cases and problems say {getattr(found, name)}"
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits, more than {DIGITS}")
+    return int(text)
 
 
 def _is_newer(number: Any) -> bool:

@@ -1,0 +1,130 @@
+"""What an installed backend's own code says, and whose fault it is if that fails: entry point, probe, load."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint
+
+from .backend import Backend, Kernel
+from .errors import BackendUnavailable
+from .registry import OPERATORS
+
+
+@dataclass(frozen=True)
+class Found:
+    """An installed backend, or the reason its package does not load."""
+
+    name: str
+    backend: Backend | None
+    problem: str | None
+
+
+class Unusable(BackendUnavailable):
+    """A backend that is installed and cannot be used.
+
+    Attributes:
+        reason: Why, without the backend's name, which the message begins with.
+        broken: The backend is not what it has to be, for its makers to mend; else it only cannot run here.
+    """
+
+    def __init__(self, name: str, reason: str, broken: bool = True) -> None:
+        super().__init__(f"backend {name!r} is not available: {reason}")
+        self.reason, self.broken = reason, broken
+
+
+def find(name: str, entries: Sequence[EntryPoint]) -> Found:
+    """What the entry points of one name lead to: a backend of that name, or the reason that they do not."""
+    if len(entries) > 1:
+        packages = sorted(entry.dist.name if entry.dist else entry.value for entry in entries)
+        return Found(name, None, f"{len(entries)} packages offer it: {', '.join(packages)}")
+    try:
+        backend = entries[0].load()
+        if not isinstance(backend, Backend):
+            raise TypeError(f"{entries[0].value} is a {type(backend).__name__}, expected a Backend")
+    except Exception as error:  # a broken plug-in must not take the others with it
+        return Found(name, None, f"{type(error).__name__}: {error}")
+    if backend.name != name:
+        return Found(name, None, f"its manifest is named {backend.name!r}, its entry point {name!r}")
+    return Found(name, backend, None)
+
+
+@contextlib.contextmanager
+def blaming(name: str, failure: str) -> Iterator[None]:
+    """Whatever a backend's own code raises is said of that backend.
+
+    Args:
+        name: The backend's name.
+        failure: What it means that the code raises.
+
+    Raises:
+        Unusable: The code raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise Unusable(name, f"{failure}: {type(error).__name__}: {error}") from error
+
+
+def usable(found: Found) -> Backend:
+    """The backend, which can run here.
+
+    Raises:
+        Unusable: It cannot, or it is broken.
+    """
+    if found.backend is None:
+        raise Unusable(found.name, f"{found.problem}")
+    with blaming(found.name, "its probe fails"):
+        reason = found.backend.probe()
+        if reason is not None and not (isinstance(reason, str) and reason):
+            raise TypeError(f"probe returned {reason!r}, expected None or the reason")
+    if reason is not None:
+        raise Unusable(found.name, reason, broken=False)
+    return found.backend
+
+
+def load_kernels(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
+    """The backend's kernels that match the declarations, and why the others do not serve.
+
+    Raises:
+        Unusable: It does not load, or loads something else than kernels.
+    """
+    with blaming(backend.name, "it does not load"):
+        offered = _offered(backend)
+    kernels, refused = {}, {}
+    for name, kernel in offered.items():
+        spec = OPERATORS.get(name)
+        if spec is None:
+            refused[name] = "this version declares no such operator"
+        elif kernel.version != spec.version:
+            refused[name] = (
+                f"the kernel was built for version {kernel.version} of the operator, "
+                f"this is version {spec.version}; reinstall the backend"
+            )
+        else:
+            kernels[name] = kernel
+    for name in OPERATORS.keys() - offered.keys():
+        refused[name] = "the backend has no kernel for it"
+    return kernels, refused
+
+
+def _offered(backend: Backend) -> Mapping[str, Kernel]:
+    offered = backend.load()
+    if not isinstance(offered, Mapping):
+        raise TypeError(f"load returned a {type(offered).__name__}, expected a mapping of operator names to Kernels")
+    for name, kernel in offered.items():
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"{name} is a {type(kernel).__name__}, expected a Kernel")
+    return offered
+
+
+def undeclared(name: str, offered: Iterable[str]) -> list[str]:
+    """A sentence for each operator that this version does not declare, among those that a backend offers."""
+    found = []
+    for operator in sorted(set(map(str, offered)) - OPERATORS.keys()):
+        close = get_close_matches(operator, OPERATORS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        found.append(f"backend {name} offers {operator}, which this version does not declare{hint}")
+    return found
