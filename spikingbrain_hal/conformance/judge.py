@@ -222,9 +222,9 @@ def _within_base(
     rms_beyond = max(_rms(error) - _rms(floor), 0.0)
     worst = max(float(ratio.max()), mean)
     _show(Ratios(dtype, worst, float(beyond.max()), rms_beyond / rms if rms_beyond else 0.0))
-    if mean > 1 and mean == worst:
+    _require(name, error, ratio, finite, "", mean)
+    if mean > 1:
         raise Mismatch(f"{name} has an rms error of {_rms(error):.3g}, {mean:.3g} times what is allowed", mean)
-    _require(name, error, ratio, finite, "")
     return worst
 
 
@@ -238,13 +238,13 @@ def _ratio(error: Tensor, allowed: Tensor) -> Tensor:
     return torch.where(error == 0, 0.0, error / allowed)
 
 
-def _require(name: str, error: Tensor, ratio: Tensor, finite: Tensor, what: str) -> float:
+def _require(name: str, error: Tensor, ratio: Tensor, finite: Tensor, what: str, mean: float = 0.0) -> float:
     worst, at = ratio.max(0)
     if not worst <= 1:
         place = finite.nonzero()[at].tolist()
         raise Mismatch(
             f"{name} has an error {what}of {float(error[at]):.3g} at {place}, {float(worst):.3g} times what is allowed",
-            float(worst),
+            max(float(worst), mean),
         )
     return float(worst)
 
