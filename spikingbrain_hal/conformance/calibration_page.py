@@ -15,7 +15,7 @@ from ..registry import OPERATORS
 from .calibration import Findings
 from .judge import MAX_RATIO, RMS_RATIO
 from .planted import PLANTS, Plant
-from .trial import LAST, Errors
+from .trial import LONGEST, Errors
 
 KINDS = ("float32", "16-bit")
 OPENING = """# Calibration
@@ -76,7 +76,7 @@ def _summary(found: Findings, bugs: Sequence[Plant], variants: Sequence[Plant]) 
     yield from (f"- **{failure}**" for failure in found.failures())
     yield ""
     yield "A bug is tried until its first rejection. A variant passes every check at the first seed, later all"
-    yield f"but {', '.join(LAST[:-1])} and {LAST[-1]}, which take long and are not about numbers."
+    yield f"but {', '.join(LONGEST[:-1])} and {LONGEST[-1]}, which take longest."
 
 
 def rows(found: Findings) -> list[Row]:

@@ -23,7 +23,10 @@ from .target import open_target
 from .worker import Session
 
 NAME = "planted"
-LAST = ("repeated", "arguments", "opcheck", "compiled", "inductor")  # seconds each, and nothing about numbers
+LONGEST = (  # tried last, and variants only at the first seed
+    *("repeated", "split", "arguments", "strides", "guard_pages"),
+    *("poisoned", "threads", "opcheck", "compiled", "inductor"),
+)
 CLASSES = {torch.float32: "float32", torch.bfloat16: "16-bit", torch.float16: "16-bit"}
 
 
@@ -130,7 +133,7 @@ class Trial:
 
 
 def _turn(item: Item, plant: Plant) -> int:
-    return 0 if item.check == plant.check else 2 if item.check in LAST else 1
+    return 0 if item.check == plant.check else 2 if item.check in LONGEST else 1
 
 
 def _is_legal(op: str, args: tuple[Any, ...]) -> bool:
