@@ -41,7 +41,7 @@ def lose_device() -> None:
 def leave() -> None:
     """Prints a lot, in C and in Python, and ends the process as if all were well."""
     page = b"x" * (1 << 20)
-    for _ in range(300):
+    for _ in range(2100):
         os.write(1, page)
     LIBC.puts(b"this stands in a buffer of C's")
     print("these are the last words")

@@ -21,7 +21,7 @@ from spikingbrain_hal.conformance.settings import Settings
 from spikingbrain_hal.conformance.worker import lost_device
 from spikingbrain_hal.errors import DeviceError
 
-LAST_WORDS, PRINTED = "these are the last words", 300 << 20  # of a module that only workers may import
+LAST_WORDS, PRINTED = "these are the last words", 2100 << 20  # of a module that only workers may import
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
