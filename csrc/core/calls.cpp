@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <cstring>
+#include <new>
 
 #include "error.h"
 #include "framework.h"
@@ -106,6 +107,8 @@ void raise_current(const char* op) {
   } catch (const py::builtin_exception& error) {
     error.set_error();
     name_operator(op);
+  } catch (const std::bad_alloc&) {
+    PyErr_Format(PyExc_MemoryError, "%s: no host memory is left", op);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }
