@@ -78,7 +78,7 @@ struct Backward {
   }
 
   void load_state(const Task& task, const Tensor& x, float* state) const {
-    __builtin_memset(state, 0, static_cast<size_t>(at.state) * 4);
+    zero_bytes(state, at.state * 4);
     if (!defined(x)) return;
     with_float(x.dtype, [&](auto* type) {
       using T = typename ElementOf<decltype(type)>::type;
@@ -158,7 +158,7 @@ struct Backward {
     const HeadRows queries = stage_heads(size, q, here, count, task.head, size.K, task.at(at.q));
     HeadRows grads = {task.at(at.grad_o), 0, 0};
     if (defined(grad_o)) grads = stage_heads(size, grad_o, here, count, task.head, size.V, task.at(at.grad_o));
-    __builtin_memset(task.at(at.dv), 0, static_cast<size_t>(kBlock * at.v_pitch) * 4);
+    zero_bytes(task.at(at.dv), kBlock * at.v_pitch * 4);
     for_each_tile(task, [&](int64_t i, int64_t vectors, int64_t width) {
       tile_block(task, here, count, queries, grads, before + size.V * i, i, vectors, width);
     });
@@ -181,7 +181,7 @@ struct Backward {
       return Sequence{sequence.batch, sequence.begin + b * kBlock, sequence.end};
     };
     const auto checkpoint = [&](int64_t c) { return task.at(at.checkpoints) + c * at.state; };
-    __builtin_memset(task.at(at.grad_o), 0, static_cast<size_t>(at.v_pitch) * 4);
+    zero_bytes(task.at(at.grad_o), at.v_pitch * 4);
     load_state(task, grad_final_state, task.at(at.gradient));
     load_state(task, initial_state, checkpoint(0));
     for (int64_t b = 0; b < (ceil_div(length, at.chunk) - 1) * at.chunk; ++b) {

@@ -18,6 +18,11 @@ inline Sequence sequence_of(const Sizes& s, const Tensor& cu_seqlens, int64_t n)
   return {0, index_at(cu_seqlens, n), index_at(cu_seqlens, n + 1)};
 }
 
+// A memset that may be given no memory where there is nothing to set.
+inline void zero_bytes(void* p, int64_t bytes) {
+  if (bytes > 0) __builtin_memset(p, 0, static_cast<size_t>(bytes));
+}
+
 // Zero rows for the tokens past cu_seqlens[-1] of a contiguous x [1, T, ...].
 inline void zero_tail(const Sizes& s, const Tensor& cu_seqlens, const Tensor& x, int num_threads) {
   if (!defined(cu_seqlens)) return;
@@ -26,7 +31,7 @@ inline void zero_tail(const Sizes& s, const Tensor& cu_seqlens, const Tensor& x,
   for (int i = 2; i < x.ndim; ++i) bytes *= x.shape[i];
   parallel_for(ceil_div(s.tokens - begin, kBlock), num_threads, [&](int64_t task, int) {
     const int64_t from = begin + task * kBlock, count = min(s.tokens - from, kBlock);
-    __builtin_memset(static_cast<char*>(x.data) + from * bytes, 0, static_cast<size_t>(count * bytes));
+    zero_bytes(static_cast<char*>(x.data) + from * bytes, count * bytes);
   });
 }
 

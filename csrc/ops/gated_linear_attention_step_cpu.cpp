@@ -31,7 +31,7 @@ int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g,
 
 // Every slot is -1 or names a state of its own. `seen` has a bit for every state.
 void check_slots(const Tensor& slots, int64_t states, uint8_t* seen) {
-  __builtin_memset(seen, 0, static_cast<size_t>(ceil_div(states, 8)));
+  zero_bytes(seen, ceil_div(states, 8));
   for (int64_t b = 0; b < slots.shape[0]; ++b) {
     const int64_t slot = index_at(slots, b);
     if (slot < -1 || slot >= states)
@@ -78,8 +78,7 @@ struct Step {
   void skip(int64_t b, int64_t head, int64_t first, int64_t count) const {
     const int64_t bytes = o.dtype == DType::f32 ? 4 : 2;
     for (int64_t h = head * size.group; h < (head + 1) * size.group; ++h)
-      __builtin_memset(static_cast<char*>(o.data) + (b * o.stride[0] + h * o.stride[2] + first) * bytes, 0,
-                       static_cast<size_t>(count * bytes));
+      zero_bytes(static_cast<char*>(o.data) + (b * o.stride[0] + h * o.stride[2] + first) * bytes, count * bytes);
   }
 };
 
