@@ -22,7 +22,7 @@ from . import BackendContext, axes_of, backend_check, has_elements
 from .device import each
 
 HUGE_BYTES, MODEST_BYTES, SMALL_BYTES = 1 << 30, 1 << 17, 1 << 16
-M_MMAP_THRESHOLD, MOST_MAPPED = -3, 1 << 25  # glibc's, and where its own threshold ends
+MOST_BLOCKS = 1 << 16
 
 
 def _enlarged(spec: OpSpec, seed: int, device: str, least: int) -> list[Any] | None:
@@ -51,23 +51,21 @@ def _enlarged(spec: OpSpec, seed: int, device: str, least: int) -> list[Any] | N
 
 @contextmanager
 def _little_memory() -> Iterator[None]:
-    """For as long as this lasts, the process can have no more address space, and blocks come from nothing it had."""
+    """For as long as this lasts, the process can have no more address space, and what it had free is taken."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    taken, count = (ctypes.c_void_p * MOST_BLOCKS)(), 0
     before = resource.getrlimit(resource.RLIMIT_AS)
-    _map_from(SMALL_BYTES)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held, before[1]))
     try:
+        while count < MOST_BLOCKS and (block := libc.malloc(SMALL_BYTES)):
+            taken[count], count = block, count + 1
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-        _map_from(MOST_MAPPED)
-
-
-def _map_from(size: int) -> None:
-    """Has blocks from a size on come from the system itself, where the C library is glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, size)
+        for block in taken[:count]:
+            libc.free(block)
 
 
 def _can_grow(opened: Opened) -> Sequence[str]:
