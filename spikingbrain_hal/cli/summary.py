@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..conformance.record import Report
+from ..conformance.record import Report, first_line
 from ..conformance.report.claim import claim
 
 FAILURES_SHOWN = 10
@@ -36,16 +36,15 @@ def print_summary(console: Console, found: Report) -> None:
         console.print(f"[bold red]incomplete:[/] {plain(found.about.get('interrupted', 'not every case ran'))}")
     for problem in found.problems:
         console.print(f"[bold red]problem:[/] {plain(problem)}")
-    counts = ", ".join(f"{n} {status}" for status, n in found.counts.items() if n)
     verdict = "[bold green]PASS[/]" if found.passed else "[bold red]FAIL[/]"
-    console.print(f"{verdict} {len(found.records)} cases: {counts}; seed {found.about['seed']}")
+    console.print(f"{verdict} {len(found.records)} cases: {found.tally}; seed {found.about['seed']}")
     console.print(f"claim: {plain(str(claim(found)))}", soft_wrap=True)
 
 
 def _print_broken(console: Console, found: Report) -> None:
     broken = [r for r in found.records if r.broken]
     for r in broken[:FAILURES_SHOWN]:
-        first = next(iter(r.message.splitlines()), "")
+        first = first_line(r.message)
         last = r.output.rstrip().splitlines()[-OUTPUT_LINES:]
         lines = [plain(line) for line in (first, *(f"| {line}" for line in last), r.reproduce) if line]
         console.print(f"[red]{r.status.value}[/] {plain(r.id)}", *lines, sep="\n  ", soft_wrap=True)

@@ -77,15 +77,6 @@ def _bench_inputs(spec: OpSpec, case: Case, target: Target) -> list[Any]:
     return [(a | given).get(name) for name in spec.arguments]
 
 
-def _prepare(target: Target, spec: OpSpec, args: Sequence[Any]) -> tuple[Callable[[], Any], tuple[Tensor, ...]]:
-    """The launch to time, and its outputs: memory that is there before, as it is where memory is cached."""
-    kernel, outputs = target.kernels[spec.name], spec.allocate(*args)
-    size = kernel.plan(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=target.device) if size else None
-    threads = torch.get_num_threads()
-    return lambda: kernel.launch(*args, *outputs, workspace, target.stream(), threads), outputs
-
-
 def time_case(target: Target, spec: OpSpec, case: Case) -> Timing:
     """Times one benchmark case on the backend, never on the reference."""
     blank = Timing(spec.name, case.id, str(io_dtypes(spec)[0]).removeprefix("torch."))
@@ -93,7 +84,8 @@ def time_case(target: Target, spec: OpSpec, case: Case) -> Timing:
         return replace(blank, message=target.refused[spec.name])
     try:
         args = _bench_inputs(spec, case, target)
-        launch, outputs = _prepare(target, spec, args)
+        # the memory is there before, as it is where memory is cached
+        launch, outputs = target.prepare(spec, args, torch.get_num_threads())
         seconds = statistics.median(_seconds(launch, target.device))
     except (UnsupportedOp, RuntimeError) as error:
         if lost_device(error):

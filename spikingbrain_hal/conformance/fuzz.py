@@ -17,7 +17,7 @@ from ..testing import io_dtypes
 from . import runner
 from .case import Item
 from .checks.drawn import CALLS, TRACE
-from .record import Record, Status
+from .record import Record, Status, first_line
 from .settings import CASE_TIMEOUT, Settings, default_jobs
 
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(record: Record, settings: Settings) -> None:
     if record.status != Status.PASS:
-        reason = record.message.splitlines()[0] if record.message else ""
+        reason = first_line(record.message)
         print(f"{record.status.value} {record.op}: {reason}\n  {_repeat(settings, record)}", flush=True)
 
 

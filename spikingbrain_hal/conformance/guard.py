@@ -13,6 +13,7 @@ from torch import Tensor
 from ..spec import OpSpec
 from ..testing import poison
 from .target import GUARD, Launch, Target
+from .truth import each
 
 SIDES = ("after", "before")
 ALIGNMENT = 256  # of workspace, whose end is therefore up to 255 bytes before the guard
@@ -85,7 +86,7 @@ class GuardedLaunch(Launch):
     def __init__(self, target: Target, spec: OpSpec, args: Sequence[Any], side: str) -> None:
         super().__init__(target, spec, args)
         self.side = side
-        self.args = [self._copied(a) if isinstance(a, Tensor) else a for a in self.given]
+        self.args = each(self.given, self._copied)
 
     def _copied(self, tensor: Tensor) -> Tensor:
         memory = memory_beside(self.target.device, tensor.numel(), tensor.dtype, self.side)

@@ -81,6 +81,11 @@ class Record:
         return Record(**{**data, "status": Status(data["status"])})
 
 
+def first_line(text: str) -> str:
+    """What a message says at once, empty for an empty one."""
+    return next(iter(text.splitlines()), "")
+
+
 @dataclass(frozen=True)
 class Timing:
     """How fast one operator ran at one of its benchmark cases.
@@ -128,6 +133,11 @@ class Report:
         """Cases by status, every status named."""
         found = Counter(r.status for r in self.records)
         return {status.value: found[status] for status in Status}
+
+    @property
+    def tally(self) -> str:
+        """The counts in words, of statuses that some case has."""
+        return ", ".join(f"{n} {status}" for status, n in self.counts.items() if n)
 
     @property
     def passed(self) -> bool:

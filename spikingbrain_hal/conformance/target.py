@@ -19,7 +19,7 @@ from ..registry import OPERATORS
 from ..spec import OpSpec
 from ..testing import poison
 from .judge import Mismatch
-from .truth import Named, named_results
+from .truth import Named, each, named_results
 
 GUARD = 512
 GUARD_BYTE = 0xA5
@@ -119,6 +119,21 @@ class Target:
             results = call(spec, *args)
         return results if isinstance(results, tuple) else (results,)
 
+    def prepare(
+        self, spec: OpSpec, args: Sequence[Any], threads: int = 1
+    ) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+        """A launch as a caller makes it, on the stream that is current when it runs, and the outputs it writes.
+
+        Args:
+            spec: The operator.
+            args: Its arguments, contiguous.
+            threads: How many the kernel may use.
+        """
+        kernel, outputs = self.kernels[spec.name], spec.allocate(*args)
+        size = kernel.plan(*args)
+        workspace = torch.empty(size, dtype=torch.uint8, device=self.device) if size else None
+        return lambda: kernel.launch(*args, *outputs, workspace, self.stream(), threads), outputs
+
     def launch(
         self,
         spec: OpSpec,
@@ -155,8 +170,8 @@ class Launch:
         if kernel is None:
             raise UnsupportedOp(target.refused.get(spec.name, "the backend has no kernel for it"))
         self.target, self.spec, self.kernel, self.fill = target, spec, kernel, fill
-        self.given = [a.contiguous() if isinstance(a, Tensor) else a for a in args]
-        self.args = [a.clone() if isinstance(a, Tensor) else a for a in self.given]
+        self.given = each(args, Tensor.contiguous)
+        self.args = each(self.given, Tensor.clone)
         self.guards: list[tuple[str, Tensor, Tensor]] = []
 
     def allocate(self, like: Sequence[Any] | None = None) -> None:
@@ -233,7 +248,7 @@ class Launch:
 
 def _refuses(kernel: Kernel, args: Sequence[Any]) -> bool:
     """Whether a plan refuses a call, also in the contiguous copies that dispatch makes where it asks for them."""
-    for given in (args, [a.contiguous() if isinstance(a, Tensor) else a for a in args]):
+    for given in (args, each(args, Tensor.contiguous)):
         try:
             kernel.plan(*given)
         except UnsupportedOp:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +50,14 @@ def named_results(spec: OpSpec, function: Callable[..., Any], args: Sequence[Any
     return dict(zip(spec.outputs, results, strict=True)) | {name: a[name] for name in spec.mutates}
 
 
+def each(args: Iterable[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+    """The arguments with every tensor changed."""
+    return [change(a) if isinstance(a, Tensor) else a for a in args]
+
+
 def in_float64(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
     """The same arguments with every float tensor in float64."""
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
+    return each(args, lambda t: t.double() if t.is_floating_point() else t)
 
 
 def sums_of_absolute_terms(spec: OpSpec, args: Sequence[Any]) -> Named:

@@ -24,17 +24,17 @@ Function = Callable[..., Any]
 
 
 @contextmanager
-def session(backend: Backend) -> Iterator[Session]:
+def session(backend: Backend, seed: int = 0) -> Iterator[Session]:
     register_backend(backend)
     try:
         with use_backend(backend.name):
-            yield Session(open_target(backend.name), seed=0)
+            yield Session(open_target(backend.name), seed)
     finally:
         unregister_backend(backend.name)
 
 
-def run(backend: Backend, op: str, check: str, part: str = "", profile: str = "quick") -> list[Record]:
-    with session(backend) as running:
+def run(backend: Backend, op: str, check: str, part: str = "", profile: str = "quick", seed: int = 0) -> list[Record]:
+    with session(backend, seed) as running:
         items = [i for i in plan(profile, [op]) if i.op == op and i.check == check and part in ("", i.part)]
         items = [i for i in items if check != "random_shapes" or i.dtype == items[0].dtype]
         assert items

@@ -21,7 +21,7 @@ from ...testing import io_dtypes, make_inputs
 from ..judge import Judgement, judge
 from ..replay import REPLAYS
 from ..target import Opened, Target
-from ..truth import Named, reference_truth, truth
+from ..truth import Named, each, reference_truth, truth
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Context:
             ("args", alternative),
             lambda: make_inputs(self.spec, self.case, self.dtype, self.seed, device, alternative),
         )
-        return [a.clone() if isinstance(a, Tensor) else a for a in made]
+        return each(made, Tensor.clone)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         full = (self.spec.name, self.case.id, self.dtype, *key)
@@ -235,6 +235,11 @@ def backend_check(
         return run
 
     return register
+
+
+def served(opened: Opened) -> Sequence[str]:
+    """The parts of a backend check that has one for each operator with a kernel."""
+    return opened.served
 
 
 def promise_of(check: str) -> str:

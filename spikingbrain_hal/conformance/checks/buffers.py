@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ...testing import io_dtypes
 from ..guard import SIDES, GuardedLaunch, Mapping, memory_beside
 from ..judge import Mismatch, require_same_bits
 from ..target import NotRun
+from ..truth import each
 from . import Context, axes_of, check
 from .memory import call_in_place
 
@@ -46,7 +48,7 @@ def guard_pages(ctx: Context) -> None:
     args = ctx.args()
     plain = ctx.call(args)
     if ctx.part == "rows":
-        rows = [_in_rows(ctx, a) if isinstance(a, Tensor) else a for a in args]
+        rows = each(args, partial(_in_rows, ctx))
         return require_same_bits(call_in_place(ctx, rows), plain, "rows that end at a guard")
     launch = GuardedLaunch(ctx.target, ctx.spec, args, ctx.part)
     launch.run()
@@ -158,7 +160,7 @@ def _narrowest(spec: OpSpec, case: Case) -> tuple[str, ...]:
 def huge(ctx: Context) -> None:
     _require_real_device(ctx)
     small = replace(ctx, case=BLOCK[ctx.spec.name], dtype=getattr(torch, ctx.part))
-    args = [a.nan_to_num() if isinstance(a, Tensor) else a for a in small.args()]
+    args = each(small.args(), Tensor.nan_to_num)
     results = {n: t for n, t in ctx.call(args).items() if t.numel()}
     tensors = [*(a for a in args if isinstance(a, Tensor)), *results.values()]
     times = LIMIT // max(t.numel() for t in tensors) + 2

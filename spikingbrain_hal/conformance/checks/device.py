@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,24 +15,15 @@ from torch import Tensor
 from ...errors import UnsupportedOp
 from ..judge import Mismatch, require_same_bits
 from ..target import Opened
-from ..truth import Named
-from . import BackendContext, backend_check
+from ..truth import Named, each
+from . import BackendContext, backend_check, served
 
 THREADS, CALLS = 4, 3
 SLEEP_CYCLES = 200_000_000
 
 
-def _served(opened: Opened) -> Sequence[str]:
-    return opened.served
-
-
 def _no_streams(opened: Opened) -> str:
     return "host memory has no streams, events or copies" if opened.on_host else ""
-
-
-def each(args: Sequence[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
-    """The arguments with every tensor changed."""
-    return [change(a) if isinstance(a, Tensor) else a for a in args]
 
 
 # ---- memory
@@ -65,7 +56,7 @@ def _copied_in(t: Tensor) -> Tensor:
     return t.cpu().pin_memory().to(t.device, non_blocking=True)
 
 
-@backend_check("inputs may lie in any memory that torch can have them in", level=1, parts=_served)
+@backend_check("inputs may lie in any memory that torch can have them in", level=1, parts=served)
 def memory(ctx: BackendContext) -> None:
     args = ctx.args()
     expected = ctx.call(args)
@@ -80,10 +71,9 @@ def memory(ctx: BackendContext) -> None:
 
 def _launch(ctx: BackendContext, args: Sequence[Any]) -> Named:
     """Plans and launches on the current stream, without the look at contents that waits for the device."""
-    kernel, spec = ctx.target.kernels[ctx.part], ctx.spec
-    outputs, size = spec.allocate(*args), kernel.plan(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=ctx.target.device) if size else None
-    kernel.launch(*args, *outputs, workspace, ctx.target.stream(), 1)
+    spec = ctx.spec
+    launch, outputs = ctx.target.prepare(spec, args)
+    launch()
     return dict(zip(spec.outputs, outputs, strict=True)) | {n: spec.bind(args)[n] for n in spec.mutates}
 
 
@@ -100,7 +90,7 @@ def _late(ctx: BackendContext, args: Sequence[Any]) -> Named:
 @backend_check(
     "a launch waits for what its stream had to do before it, and its caller for nothing",
     level=1,
-    parts=_served,
+    parts=served,
     absent=_no_streams,
 )
 def stream_order(ctx: BackendContext) -> None:
@@ -119,7 +109,7 @@ def stream_order(ctx: BackendContext) -> None:
 @backend_check(
     "an event behind a launch is done after it: who waits for the event has the results",
     level=1,
-    parts=_served,
+    parts=served,
     absent=_no_streams,
 )
 def events(ctx: BackendContext) -> None:
@@ -145,7 +135,7 @@ def events(ctx: BackendContext) -> None:
 # ---- errors
 
 
-@backend_check("a refused call raises what is promised and leaves the next one as it was", level=1, parts=_served)
+@backend_check("a refused call raises what is promised and leaves the next one as it was", level=1, parts=served)
 def errors(ctx: BackendContext) -> None:
     args = ctx.args()
     expected = ctx.call(args)
@@ -167,7 +157,7 @@ def errors(ctx: BackendContext) -> None:
 # ---- threads
 
 
-@backend_check("calls from several threads at once give what they give one after another", level=1, parts=_served)
+@backend_check("calls from several threads at once give what they give one after another", level=1, parts=served)
 def concurrency(ctx: BackendContext) -> None:
     inputs = [ctx.args(seed) for seed in range(THREADS)]
     expected = [ctx.call(args) for args in inputs]

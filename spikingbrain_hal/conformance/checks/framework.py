@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from ...spec import Case, OpSpec
 from ..judge import Mismatch, require_same_bits
-from ..truth import Named
+from ..truth import Named, each
 from . import Context, check, has_elements
 
 OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -135,7 +135,7 @@ def inductor(ctx: Context) -> None:
 )
 def autocast(ctx: Context) -> None:
     spec, args = ctx.spec, ctx.args()
-    named = spec.bind([a.clone() if isinstance(a, Tensor) else a for a in args])
+    named = spec.bind(each(args, Tensor.clone))
     cast = [
         a.bfloat16() if n in spec.autocast and isinstance(a, Tensor) and a.is_floating_point() else a
         for n, a in named.items()

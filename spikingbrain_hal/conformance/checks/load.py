@@ -23,8 +23,9 @@ from ...dispatch import DEVICE_TYPES
 from ...errors import BackendUnavailable
 from ..child import Child
 from ..judge import Mismatch
-from ..target import Opened, open_target
-from . import BackendContext, backend_check
+from ..target import open_target
+from ..truth import each
+from . import BackendContext, backend_check, served
 
 START_SECONDS = 100.0
 END_SECONDS = 15.0
@@ -149,17 +150,13 @@ def unreadable(tensor: Tensor) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, tensor.nbytes, prot=0), dtype=tensor.dtype).view(tensor.shape)
 
 
-def _served(opened: Opened) -> Sequence[str]:
-    return opened.served
-
-
-@backend_check("a plan reads no memory and waits for no device, and is the same each time", level=0, parts=_served)
+@backend_check("a plan reads no memory and waits for no device, and is the same each time", level=0, parts=served)
 def plans_on_host(ctx: BackendContext) -> None:
-    plan, args = ctx.target.kernels[ctx.part].plan, [a.contiguous() if isinstance(a, Tensor) else a for a in ctx.args()]
+    plan, args = ctx.target.kernels[ctx.part].plan, each(ctx.args(), Tensor.contiguous)
     size = plan(*args)
     _expect(type(size) is int and size >= 0, f"the plan returns {size!r}, expected a number of bytes")
     if ctx.target.device == "cpu":
-        again = plan(*(unreadable(a) if isinstance(a, Tensor) else a for a in args))
+        again = plan(*each(args, unreadable))
     else:
         torch.cuda.synchronize()
         torch.cuda._sleep(SLEEP_CYCLES)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..judge import Judgement, require_same_bits
-from ..truth import Named
+from ..truth import Named, each
 from . import Context, check
 
 THREADS = (1, 2, 3)
@@ -110,5 +110,5 @@ def call_in_place(ctx: Context, args: Sequence[Any]) -> Named:
 )
 def strides(ctx: Context) -> None:
     args = laid_out(ctx, ctx.args())
-    plain = [a.contiguous().clone() if isinstance(a, Tensor) else a for a in args]
+    plain = each(args, lambda t: t.contiguous().clone())
     require_same_bits(call_in_place(ctx, args), ctx.call(plain), f"{ctx.part} inputs")

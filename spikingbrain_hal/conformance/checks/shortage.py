@@ -18,8 +18,8 @@ from ...spec import OpSpec
 from ...testing import make_inputs
 from ..judge import Mismatch, require_same_bits
 from ..target import Opened
+from ..truth import each
 from . import BackendContext, axes_of, backend_check, has_elements
-from .device import each
 
 HUGE_BYTES, MODEST_BYTES, SMALL_BYTES = 1 << 30, 1 << 17, 1 << 16
 MOST_BLOCKS = 1 << 16
@@ -120,13 +120,12 @@ def out_of_memory(ctx: BackendContext) -> None:
     absent=lambda opened: _no_shortage(opened) if opened.on_host else "what a launch allocates on a device is not seen",
 )
 def launch_without_memory(ctx: BackendContext) -> None:
-    spec, kernel = ctx.spec, ctx.target.kernels[ctx.part]
+    spec = ctx.spec
     args = each(_enlarged(spec, ctx.seed, "cpu", MODEST_BYTES) or [], Tensor.contiguous)
     expected = ctx.call(args)
-    outputs, size = spec.allocate(*args), kernel.plan(*args)
-    workspace = torch.empty(size, dtype=torch.uint8) if size else None
+    launch, outputs = ctx.target.prepare(spec, args)
     with _little_memory():
-        refused = _out_of_memory(lambda: kernel.launch(*args, *outputs, workspace, 0, 1))
+        refused = _out_of_memory(launch)
     if not refused:
         require_same_bits(
             dict(zip(spec.outputs, outputs, strict=True)), {n: expected[n] for n in spec.outputs}, "without memory"

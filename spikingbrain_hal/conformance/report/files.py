@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..record import Record, Report, Status, group
+from ..record import Record, Report, Status, first_line, group
 from .about import ENVIRONMENT
 from .bundle import MANIFEST, TARBALL, manifest, pack
 from .claim import claim
@@ -24,6 +24,7 @@ _NAMES = {
     "log": "log.txt",
     "environment": "environment.json",
 }
+MESSAGE_LENGTH = 200
 _ERRORS = (Status.CRASH, Status.TIMEOUT, Status.DEVICE_LOST)
 
 
@@ -106,8 +107,8 @@ def _log(report: Report) -> bytes:
         details = {"": r.message, "run it alone: ": r.reproduce, "the last that it printed:\n": r.output}
         lines += [_indented(f"{what}{text}") for what, text in details.items() if text]
     lines += [f"problem: {problem}" for problem in report.problems]
-    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
-    lines += ["", f"{'PASS' if report.passed else 'FAIL'} {len(report.records)} cases: {counts}", str(claim(report))]
+    verdict = "PASS" if report.passed else "FAIL"
+    lines += ["", f"{verdict} {len(report.records)} cases: {report.tally}", str(claim(report))]
     return _bytes("\n".join(lines) + "\n")
 
 
@@ -143,7 +144,7 @@ def _junit_case(suite: ElementTree.Element, record: Record) -> None:
         return
     kind = "error" if record.status in _ERRORS else "failure" if record.broken else "skipped"
     text = "\n".join(filter(None, (record.message, record.reproduce, record.output)))
-    _junit_note(case, kind, f"{record.status.value}: {_first_line(record.message)}", text)
+    _junit_note(case, kind, f"{record.status.value}: {first_line(record.message)[:MESSAGE_LENGTH]}", text)
 
 
 def _junit_run(root: ElementTree.Element, report: Report) -> None:
@@ -156,15 +157,11 @@ def _junit_run(root: ElementTree.Element, report: Report) -> None:
     for name, text in wrong.items():
         case = ElementTree.SubElement(suite, "testcase", classname="run", name=name, time="0")
         if text:
-            _junit_note(case, "error", _first_line(text), text)
+            _junit_note(case, "error", first_line(text)[:MESSAGE_LENGTH], text)
 
 
 def _junit_note(case: ElementTree.Element, kind: str, message: str, text: str) -> None:
     ElementTree.SubElement(case, kind, message=_printable(message)).text = _printable(text)
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.splitlines()), "")[:200]
 
 
 def _printable(text: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from ..levels import LEVELS
-from ..record import BROKEN, Cell, Record, Report, Status, Timing, group
+from ..record import BROKEN, Cell, Record, Report, Status, Timing, first_line, group
 from .claim import claim
 
 COLUMNS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int16": "integer", "int8": "integer"}
@@ -38,6 +39,7 @@ def template(name: str, **filters: Any) -> Any:
 def render(report: Report) -> str:
     """The page as one string."""
     broken = [r for r in report.records if r.broken]
+    by_op = group(report.records, "op")
     page: str = template("report.html.j2").render(
         report=report,
         about=report.about,
@@ -45,10 +47,10 @@ def render(report: Report) -> str:
         claim=claim(report),
         columns=list(dict.fromkeys(column(r.dtype) for r in report.records)),
         operators=report.operators(),
-        cells={op: by_column(records) for op, records in group(report.records, "op").items()},
+        cells={op: by_column(records) for op, records in by_op.items()},
         levels=_levels(report),
-        matrix=_matrix(report),
-        cases={op: [_row(r) for r in records] for op, records in group(report.records, "op").items()},
+        matrix=_matrix(by_op),
+        cases={op: [_row(r) for r in records] for op, records in by_op.items()},
         checks=_checks(report),
         broken=broken[:SHOWN_IN_FULL],
         broken_count=len(broken),
@@ -92,7 +94,7 @@ class _Row:
 
 def _row(r: Record) -> _Row:
     check = f"{r.check}[{r.part}]" if r.part else r.check
-    first = next(iter(r.message.splitlines()), "")
+    first = first_line(r.message)
     reason = first if len(first) <= REASON_LENGTH else f"{first[:REASON_LENGTH]}…"
     reason = f"waiver {r.waiver}: {reason}" if r.waiver else reason
     return _Row(check, r.dtype, r.case, r.level, r.status.value, r.worst, r.seconds, reason)
@@ -111,21 +113,17 @@ def _checks(report: Report) -> list[tuple[str, str, int, Cell]]:
     return sorted(rows, key=lambda row: -row[3].total)
 
 
-def _matrix(report: Report) -> dict[str, dict[str, dict[str, Cell]]]:
+def _matrix(by_op: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, dict[str, Cell]]]:
     """Operator, check, column."""
     return {
-        op: {check: by_column(rows) for check, rows in group(records, "check").items()}
-        for op, records in group(report.records, "op").items()
+        op: {check: by_column(rows) for check, rows in group(records, "check").items()} for op, records in by_op.items()
     }
 
 
 def _missing(report: Report) -> list[tuple[str, str, str, int]]:
     """What did not run or is not served: status, operator, reason, how many cases."""
-    found: dict[tuple[str, str, str], int] = {}
-    for r in report.records:
-        if r.status in (Status.UNSUPPORTED, Status.NOT_RUN):
-            key = r.status.value, r.op, r.message or "no reason given"
-            found[key] = found.get(key, 0) + 1
+    absent = [r for r in report.records if r.status in (Status.UNSUPPORTED, Status.NOT_RUN)]
+    found = Counter((r.status.value, r.op, r.message or "no reason given") for r in absent)
     return [(*key, count) for key, count in found.items()]
 
 
