@@ -13,6 +13,7 @@ from ..ops.gated_linear_attention_step_ import gated_linear_attention_step_
 from .config import SpikingBrainConfig
 from .heads import GroupedHeads
 from .layout import Layout
+from .state import writable
 
 
 @dataclass
@@ -51,6 +52,7 @@ class LinearState:
         Returns:
             The outputs, [..., Hq, V].
         """
+        self.memory = writable(self.memory, torch.promote_types(q.dtype, torch.float32))
         if layout.step:
             q, k, v, g = (y.squeeze(1) for y in (q, k, v, g))
             return gated_linear_attention_step_(q, k, v, g, self.memory).unsqueeze(1)

@@ -16,11 +16,13 @@ class Layout:
     Masked tokens are left out, so nothing that follows can depend on them: [B, T, ...] becomes [1, N, ...] with
     offsets. A single column without gradient, the step of a decoder, stays [B, 1, ...].
 
+    A row is one sequence, or several one after another, as padding-free training packs them; S counts the sequences.
+
     Args:
         rows: The sequence of each of the N tokens, [N], int64.
         places: How many tokens of this call stand before it in its sequence, [N], int64.
-        lengths: How many tokens each sequence has in this call, [B], int64.
-        cu_seqlens: Offsets of the packed sequences, [B + 1], int32.
+        lengths: How many tokens each sequence has in this call, [S], int64.
+        cu_seqlens: Offsets of the packed sequences, [S + 1], int32.
         shape: B and T.
         mask: Which tokens are real, bool [B, T]; None if all are.
         step: The layout is [B, 1, ...], for an update in place.
@@ -36,9 +38,15 @@ class Layout:
 
     @classmethod
     def of(
-        cls, batch: int, time: int, device: torch.device, mask: Tensor | None = None, in_place: bool = True
+        cls,
+        batch: int,
+        time: int,
+        device: torch.device,
+        mask: Tensor | None = None,
+        in_place: bool = True,
+        begins: Tensor | None = None,
     ) -> Layout:
-        """Lays out B sequences of T columns.
+        """Lays out B rows of T columns.
 
         Args:
             batch: B.
@@ -46,9 +54,17 @@ class Layout:
             device: Where the tokens are.
             mask: Which tokens are real, [B, T], any dtype, zero for those to leave out; all are if absent.
             in_place: Allow the layout of a step.
+            begins: Where a sequence begins in a row of several, bool [B, T], the first real token of each row
+                included; each row is one sequence if absent.
         """
         mask = None if mask is None or bool(mask.all()) else mask.bool()
-        if mask is None:
+        if begins is not None:
+            first = begins.flatten() if mask is None else begins[mask]
+            starts = first.nonzero()[:, 0]
+            rows = first.cumsum(0) - 1
+            places = torch.arange(len(rows), device=device) - starts[rows]
+            lengths = F.pad(starts, (0, 1), value=len(rows)).diff()
+        elif mask is None:
             lengths = torch.full((batch,), time, device=device)
             rows = torch.arange(batch, device=device).repeat_interleave(time)
             places = torch.arange(time, device=device).repeat(batch)
@@ -77,7 +93,8 @@ class Layout:
         if self.mask is None:
             return y.view(*self.shape, *y.shape[2:])
         seen = self.mask.cumsum(1)
-        source = self.cu_seqlens[:-1, None] + seen - 1
+        before = F.pad(self.mask.sum(1).cumsum(0)[:-1], (1, 0))
+        source = before[:, None] + seen - 1
         rows = F.pad(y[0], (0,) * (2 * y.dim() - 3) + (1,))  # a call without any token has no row to point at
         unpacked: Tensor = rows[torch.where(seen > 0, source, len(rows) - 1)]
         return unpacked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from .config import SpikingBrainConfig
 from .gated_linear_attention import GatedLinearAttention, LinearState
 from .ring_cache import RingCache
 from .spiking import SpikingMLP
+from .state import Advancing
 from .windowed_attention import WindowedAttention
 
 
@@ -41,14 +42,16 @@ class HybridBlock(nn.Module):
 
 
 @dataclass
-class State:
+class State(Advancing):
     """What the model carries from token to token: one state for each block, of constant size.
 
     Args:
         blocks: The blocks' states in order.
+        broken: A call that was to advance it ended in an error, so it cannot be read on from.
     """
 
     blocks: list[LinearState | RingCache]
+    broken: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +60,7 @@ class State:
 
     def clone(self) -> State:
         """An independent copy, to read on from the same place twice."""
-        return State([state.clone() for state in self.blocks])
+        return replace(self, blocks=[state.clone() for state in self.blocks])
 
 
 class SpikingBrain(nn.Module):
@@ -98,11 +101,16 @@ class SpikingBrain(nn.Module):
         Returns:
             The logits of each next token, [B, T, vocab_size], or [B, 1, vocab_size] with last_only;
             and the state. Gradients don't flow from one call into the one before it.
+
+        Raises:
+            RuntimeError: An earlier call with this state ended in an error half-way.
         """
         state = state or self.initial_state(tokens.shape[0])
         x = self.embedding(tokens)
+        state.begin()
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
             x = block(x, block_state)
+        state.finish()
         return self.lm_head(self.norm(x[:, -1:] if last_only else x)), state
 
     @torch.no_grad()
@@ -112,11 +120,18 @@ class SpikingBrain(nn.Module):
         Args:
             tokens: Token ids, [B, T], T at least 1.
             state: Where to read on from; advanced in place. The beginning if absent.
-            chunk: How many tokens are read at a time.
+            chunk: How many tokens are read at a time, at least 1.
 
         Returns:
             The logits of the token after the last, [B, 1, vocab_size], and the state.
+
+        Raises:
+            ValueError: There is no token, or chunk is below 1.
         """
+        if not tokens.shape[1]:
+            raise ValueError("SpikingBrain.prefill: tokens has no column, expected at least 1")
+        if chunk < 1:
+            raise ValueError(f"SpikingBrain.prefill: chunk is {chunk}, expected at least 1")
         state = state or self.initial_state(tokens.shape[0])
         for start in range(0, tokens.shape[1], chunk):
             logits, state = self(tokens[:, start : start + chunk], state, last_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ops.attention import attention
 from .layout import Layout
+from .state import writable
 
 
 @dataclass
@@ -17,7 +18,8 @@ class RingCache:
     """The keys and values of each row's last C tokens: token t lies in slot ``t % C``.
 
     A token is written over the one that has just left the ring, so nothing moves and nothing grows. Keys carry their
-    rotary embedding, so a query that sees them all needs no order.
+    rotary embedding, so a query that sees them all needs no order. The ring has the dtype of what it took last, which
+    autocast decides where it is on.
 
     Args:
         keys: [B, C, H, D].
@@ -69,13 +71,15 @@ class RingCache:
         capacity = self.keys.shape[1]
         rows, token = layout.rows, self.lengths[layout.rows] + layout.places
         k, v = k.detach().flatten(0, 1), v.detach().flatten(0, 1)
-        self.length += layout.shape[1]
-        self.lengths = self.lengths + layout.lengths
+        lengths = self.lengths + layout.lengths
         if layout.shape[1] > capacity:
-            kept = token >= self.lengths[rows] - capacity
+            kept = token >= lengths[rows] - capacity
             rows, token, k, v = rows[kept], token[kept], k[kept], v[kept]
+        self.keys, self.values = writable(self.keys, k.dtype), writable(self.values, v.dtype)
         self.keys[rows, token % capacity] = k
         self.values[rows, token % capacity] = v
+        self.length += layout.shape[1]
+        self.lengths = lengths
 
     def seen_by_last(self) -> tuple[Tensor, Tensor]:
         """Views of what each row's last token sees, itself included, in any order: [B, n <= C, H, D].
@@ -112,13 +116,16 @@ class RingCache:
         if self.length:
             rows, slots, counts = self._past()
             order = torch.cat((rows, layout.rows)).argsort(stable=True)
-            k = torch.cat((self.keys[rows, slots], k[0]))[order][None]
-            v = torch.cat((self.values[rows, slots], v[0]))[order][None]
+            k = torch.cat((self.keys[rows, slots].to(k.dtype), k[0]))[order][None]
+            v = torch.cat((self.values[rows, slots].to(v.dtype), v[0]))[order][None]
             offsets = offsets + F.pad(counts.cumsum(0), (1, 0)).int()
             if layout.shape[1] == 1 and window is not None:
                 window = self.keys.shape[1]
+        o, lse = attention(
+            q, k, v, window=window, cu_seqlens_q=layout.cu_seqlens, cu_seqlens_k=offsets, return_lse=True
+        )
         self.append(new_k, new_v, layout)
-        return attention(q, k, v, window=window, cu_seqlens_q=layout.cu_seqlens, cu_seqlens_k=offsets, return_lse=True)
+        return o, lse
 
     def _past(self) -> tuple[Tensor, Tensor, Tensor]:
         """Row and slot of each token that the next may see, packed in order, and how many there are a row."""

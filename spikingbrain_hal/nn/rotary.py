@@ -26,9 +26,12 @@ def rotary_angles(positions: Tensor, dim: int, theta: float, dtype: torch.dtype)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of channels (i, i + D/2) of x, [..., T, H, D], by the given :func:`rotary_angles`."""
+    """Turns each pair of channels (i, i + D/2) of x, [..., T, H, D], by the given :func:`rotary_angles`.
+
+    The result has x's dtype, also where the angles have a wider one, as they do under autocast.
+    """
     a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
 
 
 def rotate(x: Tensor, position: int, theta: float) -> Tensor:
