@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ..packing import FORMAT_VERSION
+from .config_checks import FOREIGN, LAYERS, check, check_foreign, refuse, warn_of_unknown
 
 
 class GLAswaConfig(PretrainedConfig):
     """Sizes and variants of a ``gla_swa`` model; the defaults are SpikingBrain-1.0 7B.
 
-    The first group of keys is that of the released config.json. ``attn_mode``, ``elementwise_affine``, ``conv_size``
-    and ``fuse_cross_entropy`` choose among implementations there and change nothing here; what they cannot express
-    is refused. The second group is that of the released layers' constructors, the rest is ours.
+    The first group of keys is that of the released config.json. ``attn_mode``, ``conv_size`` and
+    ``fuse_cross_entropy`` choose among implementations there and change nothing here. The second group is that of the
+    released layers' constructors, the rest is ours. Keys of other models that would change the arithmetic, as
+    ``rope_scaling`` or ``layer_types``, are refused where they say something else; of other unknown keys it warns.
 
     Args:
         vocab_size: How many tokens there are.
@@ -30,7 +32,7 @@ class GLAswaConfig(PretrainedConfig):
         hidden_act: ``"swish"`` or ``"silu"``, which are the same.
         max_position_embeddings: Longest sequence that the weights were trained on; not enforced.
         sliding_window: Keys before its own that a query of a windowed layer sees: it sees ``sliding_window + 1``.
-        elementwise_affine: Not used.
+        elementwise_affine: Must be True, as in every released checkpoint.
         norm_eps: Added to mean squares in every norm.
         rope_theta: Base of the rotary embedding's wavelengths.
         attention_dropout: Must be 0, as in every released checkpoint.
@@ -140,7 +142,8 @@ class GLAswaConfig(PretrainedConfig):
         self.use_cache = use_cache
         self.initializer_range = initializer_range
         self.fuse_cross_entropy = fuse_cross_entropy
-        self.attn_layers = list(range(1, num_hidden_layers, 2) if attn_layers is None else attn_layers)
+        odd = range(1, num_hidden_layers, 2) if isinstance(num_hidden_layers, int) else None
+        self.attn_layers = odd if attn_layers is None else attn_layers
         self.gate_low_rank_dim = gate_low_rank_dim
         self.gate_logit_normalizer = gate_logit_normalizer
         self.released_decode_window = released_decode_window
@@ -149,6 +152,9 @@ class GLAswaConfig(PretrainedConfig):
         self.spike_k = spike_k
         self.spike_down_proj = spike_down_proj
         if packing is not None:
+            keys = ("format_version", "group_size", "spike_k", "projections")
+            if not isinstance(packing, dict) or any(key not in packing for key in keys):
+                refuse("packing", packing, f"the keys {', '.join(keys)}, as sbhal pack writes them")
             if packing["format_version"] != FORMAT_VERSION:
                 raise ValueError(
                     f"GLAswaConfig: packing has format_version {packing['format_version']}, expected {FORMAT_VERSION}"
@@ -159,13 +165,18 @@ class GLAswaConfig(PretrainedConfig):
             self.spike_k = packing["spike_k"]
             self.spike_down_proj = "down_proj" in packing["projections"]
         self.parallel_attention = parallel_attention
-        self.full_attn_layers = list(full_attn_layers)
+        self.full_attn_layers = full_attn_layers
         self.key_tied_decay = key_tied_decay
         self.num_sink_tokens = num_sink_tokens
         self.num_experts = num_experts
         self.num_experts_per_tok = num_experts_per_tok
         self.num_shared_experts = num_shared_experts
-        self.dense_layers = list(dense_layers)
+        self.dense_layers = dense_layers
+        self.pad_token_id = pad_token_id
+        self.tie_word_embeddings = tie_word_embeddings
+        self.check({name: kwargs.pop(name) for name in FOREIGN if name in kwargs})
+        for name in LAYERS:
+            setattr(self, name, list(getattr(self, name)))
         super().__init__(
             pad_token_id=pad_token_id,
             bos_token_id=bos_token_id,
@@ -173,40 +184,24 @@ class GLAswaConfig(PretrainedConfig):
             tie_word_embeddings=tie_word_embeddings,
             **kwargs,
         )
-        self._check()
+        warn_of_unknown(self, kwargs)
 
     @property
     def head_dim(self) -> int:
         """Channels of each head."""
         return self.hidden_size // self.num_attention_heads
 
-    def _check(self) -> None:
-        for name, accepted in {
-            "use_short_conv": (False,),
-            "attention_dropout": (0,),
-            "hidden_act": ("swish", "silu"),
-        }.items():
-            if getattr(self, name) not in accepted:
-                raise ValueError(
-                    f"GLAswaConfig: {name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, accepted))}"
-                )
-        for name, divisor in (
-            ("hidden_size", "num_attention_heads"),
-            ("num_attention_heads", "num_key_value_heads"),
-        ):
-            if getattr(self, name) % getattr(self, divisor):
-                raise ValueError(
-                    f"GLAswaConfig: {name} is {getattr(self, name)}, expected a multiple of {divisor}, "
-                    f"which is {getattr(self, divisor)}"
-                )
-        if self.head_dim % 2:
-            raise ValueError(f"GLAswaConfig: heads have {self.head_dim} channels, expected an even number")
-        if self.full_attn_layers and not self.parallel_attention:
-            raise ValueError(
-                f"GLAswaConfig: full_attn_layers is {self.full_attn_layers}, expected none without parallel_attention"
-            )
-        if self.w8aspike and self.num_experts:
-            raise ValueError(f"GLAswaConfig: num_experts is {self.num_experts}, expected 0 with w8aspike")
+    def check(self, foreign: Mapping[str, Any] | None = None) -> None:
+        """Looks at each value, also those that were set later.
+
+        Args:
+            foreign: Keys of other models that were given.
+
+        Raises:
+            ValueError: A value is not supported, or two of them disagree.
+        """
+        check(self)
+        check_foreign(self, vars(self) if foreign is None else foreign)
 
     @classmethod
     def spikingbrain_76b(cls, **changes: Any) -> GLAswaConfig:
