@@ -12,8 +12,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .cache import AttentionState, GLAswaCache
+from .causal_lm import GLAswaForCausalLM
 from .configuration import GLAswaConfig
-from .modeling import GLAswaForCausalLM, GLAswaModel
+from .modeling import GLAswaModel
+from .transformers_versions import warn_if_untested
 
 __all__ = [
     "AttentionState",
@@ -23,6 +25,7 @@ __all__ = [
     "GLAswaModel",
 ]
 
+warn_if_untested()
 AutoConfig.register("gla_swa", GLAswaConfig, exist_ok=True)
 AutoModel.register(GLAswaConfig, GLAswaModel, exist_ok=True)
 AutoModelForCausalLM.register(GLAswaConfig, GLAswaForCausalLM, exist_ok=True)

@@ -18,6 +18,7 @@ from ..nn import (
     spike_round,
     turn,
 )
+from ..nn.state import writable
 from ..ops.attention import attention
 from ..ops.gated_linear_attention import gated_linear_attention
 from .cache import AttentionState
@@ -146,7 +147,7 @@ class HybridAttention(nn.Module):
             q, k = q.relu(), k.relu()
         memory = state.linear if state is not None else None
         if memory is None:
-            memory = self._empty_memory(layout.shape[0], q)
+            memory = self._empty_memory(len(layout.lengths), q)
         if not sinks:
             return memory.attend(q, k, v, g, layout)
         q_s, k_s, v_s, g_s = (y[:, :sinks] for y in (q, k, v, g))
@@ -168,7 +169,9 @@ class HybridAttention(nn.Module):
         q, k = turn(q, *angles), turn(k, *angles)
         if self.config.w8aspike:
             q, k, v = spike_round(q, self.config.spike_k), int8_round(k), int8_round(v)
-        of_sinks = state.sinks if state is not None else None
+        of_sinks = None
+        if state is not None and state.sinks is not None:
+            state.sinks = of_sinks = (writable(state.sinks[0], k.dtype), writable(state.sinks[1], v.dtype))
         outputs = []
         if sinks:
             q_s, k_s, v_s = (y[:, :sinks] for y in (q, k, v))

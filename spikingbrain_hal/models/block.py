@@ -18,10 +18,14 @@ class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm that rounds once, after its weight, also over a sum that it takes itself."""
 
     def of_sum(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalises ``x + residual`` before the sum is rounded; returns that and the rounded sum."""
-        total = x.to(torch.promote_types(x.dtype, torch.float32)) + residual
+        """Normalises ``x + residual`` before the sum is rounded; returns that and the rounded sum.
+
+        Both are as wide as the wider of the two: under autocast x is narrow, the residual stream is not.
+        """
+        dtype = torch.promote_types(x.dtype, residual.dtype)
+        total = x.to(torch.promote_types(dtype, torch.float32)) + residual
         y = F.rms_norm(total, self.normalized_shape, self.weight.to(total.dtype), self.eps)
-        return y.to(x.dtype), total.to(x.dtype)
+        return y.to(dtype), total.to(dtype)
 
 
 class HybridBlock(GradientCheckpointingLayer):

@@ -43,16 +43,19 @@ class GLU(nn.Module):
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """Multiplies each group of rows by its own matrix.
+    """Multiplies each group of rows by its own matrix, under autocast in its dtype.
 
     Args:
         x: Rows, those of the first group first, [M, K].
-        weight: Matrices of the E groups, [E, N, K], dtype of x.
+        weight: Matrices of the E groups, [E, N, K], dtype of x, or any under autocast.
         counts: Rows of each group, [E], int64.
 
     Returns:
         ``x @ weight[e].T`` for each row's group e, [M, N].
     """
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
     aligned = all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
     if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and aligned and len(x):  # what torch accepts everywhere
         y: Tensor = F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).int())
@@ -93,7 +96,7 @@ class RoutedExperts(nn.Module):
         token = order // self.chosen
         rows = tokens[token]
         inner = F.silu(grouped_linear(rows, self.gate_proj, counts)) * grouped_linear(rows, self.up_proj, counts)
-        y = grouped_linear(inner, self.down_proj, counts) * p.flatten()[order, None].to(x.dtype)
-        routed = torch.zeros_like(tokens).index_add(0, token, y)
         shared: Tensor = self.shared(x)
+        y = grouped_linear(inner, self.down_proj, counts) * p.flatten()[order, None].to(shared.dtype)
+        routed = torch.zeros_like(tokens, dtype=y.dtype).index_add(0, token, y)
         return shared + routed.view_as(x)
