@@ -9,14 +9,16 @@ BUILD_REQUIRES := scikit-build-core pybind11 cmake ninja
 NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.h' -o -name '*.cpp' -o -name '*.hip' \
   -o -name '*.cmake' -o -name '*.txt')
 SANITIZE := $(OUT)/sanitize
-OLD_TRANSFORMERS := $(OUT)/transformers-4.55
+OLD_TRANSFORMERS := $(OUT)/transformers-4.55.0
+NEW_TRANSFORMERS := $(OUT)/transformers-5.24.0
+TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_clients.py
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 ISA_LEVELS := portable avx2 avx512 avx512_bf16
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install conformance test old-transformers check docs bench isa sim race sanitize sim-full gpu-check vendor calibration fuzz clean
+.PHONY: help install conformance test old-transformers new-transformers check docs bench isa sim race sanitize sim-full gpu-check vendor calibration fuzz clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,7 +32,10 @@ test: $(VENV)/.dev  ## run the tests with coverage
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 old-transformers: $(OLD_TRANSFORMERS)/.installed  ## the models and stand-ins with the oldest transformers that they serve
-	$(OLD_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider tests/models tests/compat/test_transformers_clients.py
+	$(OLD_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider $(TRANSFORMERS_TESTS)
+
+new-transformers: $(NEW_TRANSFORMERS)/.installed  ## the same with the newest
+	$(NEW_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider $(TRANSFORMERS_TESTS)
 
 check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
 	$(BIN)/ruff check
@@ -127,9 +132,17 @@ $(SANITIZE)/.installed: $(VENV)/.dev $(NATIVE_SOURCES) $(shell find spikingbrain
 	  --config-settings=cmake.define.SBHAL_SIM_MATRIX_UNITS=OFF --config-settings=build-dir=$(SANITIZE)/build --config-settings=install.strip=false
 	@touch $@
 
-# The oldest transformers that models are served for; the other environment has the newest.
+# The oldest and the newest transformers that models are served for, each in an environment of its own; .dev has another.
+define install_transformers
+$(call borrow,$(1))
+$(PIP) --python $(1)/bin/python install --no-deps --no-build-isolation -e . --config-settings=sbhal.backends="cpu;sim;maca"
+$(PIP) --python $(1)/bin/python install --no-warn-conflicts $(2)
+endef
+
 $(OLD_TRANSFORMERS)/.installed: constraints.txt $(VENV)/.dev
-	$(call borrow,$(OLD_TRANSFORMERS))
-	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-deps --no-build-isolation -e . --config-settings=sbhal.backends="cpu;sim;maca"
-	$(PIP) --python $(OLD_TRANSFORMERS)/bin/python install --no-warn-conflicts "transformers==4.55.*" "huggingface_hub<1" "tokenizers<0.22"
+	$(call install_transformers,$(OLD_TRANSFORMERS),"transformers==4.55.0" "huggingface_hub<1" "tokenizers<0.22")
+	@touch $@
+
+$(NEW_TRANSFORMERS)/.installed: constraints.txt $(VENV)/.dev
+	$(call install_transformers,$(NEW_TRANSFORMERS),"transformers==5.24.0")
 	@touch $@

@@ -189,7 +189,7 @@ class GLAswaForCausalLM(GLAswaPreTrainedModel, GenerationMixin):
         given = {name: value for name, value in arguments.items() if value is not None}
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **{CACHE: state}, **given)
         made = {"cache_position"}
-        if position_ids is None or (cache_position is not None and torch.equal(position_ids, cache_position[None])):
+        if position_ids is None or (cache_position is not None and _not_of_these(position_ids, cache_position)):
             made.add("position_ids")
         return {name: value for name, value in inputs.items() if name not in made}
 
@@ -209,3 +209,8 @@ class GLAswaForCausalLM(GLAswaPreTrainedModel, GenerationMixin):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         if given is None and generation_config.use_cache:
             model_kwargs[CACHE] = GLAswaCache()
+
+
+def _not_of_these(position_ids: Tensor, columns: Tensor) -> bool:
+    """True of positions that transformers 4 made out of the columns, or that it did not continue for new tokens."""
+    return position_ids.shape[1] <= int(columns[-1]) or torch.equal(position_ids, columns[None])

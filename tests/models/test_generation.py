@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ pytest.importorskip("transformers")
 from variants import Variant, make, random_tokens, relative
 
 from spikingbrain_hal.models import GLAswaCache
-from spikingbrain_hal.nn import GrowingCache
+from spikingbrain_hal.models.transformers_versions import NEWEST, OLDEST, warn_if_untested
+from spikingbrain_hal.nn import GrowingCache, SpikeLinear
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +175,63 @@ def test_embeddings_and_hidden_states(model: Any) -> None:
     assert all(h.shape == (2, 6, model.config.hidden_size) for h in given.hidden_states)
     assert torch.equal(given.hidden_states[0][mask.bool()], model.get_input_embeddings()(tokens)[mask.bool()])
     assert torch.equal(model(tokens, return_dict=False)[0], model(tokens).logits)
+
+
+def test_a_prompt_of_embeddings(model: Any) -> None:
+    prompt, mask = random_tokens(2, 7), torch.ones(2, 7, dtype=torch.int64)
+    mask[0, :3] = 0
+    how = dict(attention_mask=mask, do_sample=False, min_new_tokens=6, max_new_tokens=6, pad_token_id=0)
+    embeds, whole = model.get_input_embeddings()(prompt), model.generate(prompt, **how)
+    assert torch.equal(model.generate(inputs_embeds=embeds, **how), whole[:, 7:])
+    assert torch.equal(model.generate(prompt, inputs_embeds=embeds, **how), whole)
+    cache = GLAswaCache()
+    with torch.no_grad():
+        model(prompt[:, :4], attention_mask=mask[:, :4], past_key_values=cache)
+    assert torch.equal(model.generate(inputs_embeds=embeds, past_key_values=cache, **how), whole[:, 7:])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_generate_in_training_with_gradient_checkpointing(variant: Variant, reentrant: bool) -> None:
+    model, prompt = variant.model(), random_tokens(2, 7)
+    how = dict(do_sample=False, min_new_tokens=6, max_new_tokens=6, pad_token_id=0)
+    expected = model.generate(prompt, **how)
+    model.train()
+    for module in model.modules():  # integer weights are for inference
+        module.train(not isinstance(module, SpikeLinear))
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    cache = GLAswaCache()
+    assert torch.equal(model.generate(prompt, past_key_values=cache, **how), expected)
+    assert cache.columns == expected.shape[1] - 1
+
+
+def test_positions_handed_to_generate_are_checked_not_dropped(model: Any) -> None:
+    prompt, how = random_tokens(1, 5), dict(do_sample=False, min_new_tokens=4, max_new_tokens=4, pad_token_id=0)
+    assert torch.equal(model.generate(prompt, position_ids=torch.arange(5)[None], **how), model.generate(prompt, **how))
+    with pytest.raises(ValueError, match="position_ids do not count the real tokens"):
+        model.generate(prompt, position_ids=torch.arange(3, 8)[None], **how)
+
+
+def test_transformers_sees_what_generation_takes(model: Any) -> None:
+    """It looks for names, so a signature of ``**kwargs`` would hide them and let misspelt ones through."""
+    parameters = inspect.signature(model.prepare_inputs_for_generation).parameters
+    assert {"inputs_embeds", "cache", "past_key_values", "position_ids"} <= parameters.keys()
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    with pytest.raises(ValueError, match="misspelt"):
+        model.generate(random_tokens(1, 3), max_new_tokens=2, misspelt=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "tested"),
+    [("4.54.1", False), ("4.55.0", True), ("5.0.0", True), ("5.24.7", True), ("5.25.0", False), ("6.0.0rc1", False)],
+)
+def test_a_version_outside_those_that_were_tested_is_warned_of(version: str, tested: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_untested(version)
+    assert [f"this is {version}" in str(w.message) for w in caught] == ([] if tested else [True])
+
+
+def test_the_extra_is_bounded_by_what_was_tested() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    major, minor = map(int, NEWEST.split("."))
+    assert f'"transformers>={OLDEST},<{major}.{minor + 1}"' in text
