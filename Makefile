@@ -11,7 +11,7 @@ NATIVE_SOURCES := $(shell find CMakeLists.txt cmake csrc backends -name '*.h' -o
 SANITIZE := $(OUT)/sanitize
 OLD_TRANSFORMERS := $(OUT)/transformers-4.55.0
 NEW_TRANSFORMERS := $(OUT)/transformers-5.24.0
-TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_clients.py
+TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_*.py
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 ISA_LEVELS := portable avx2 avx512 avx512_bf16

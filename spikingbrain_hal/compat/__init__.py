@@ -10,7 +10,8 @@ translated here and nowhere else.
     python -m spikingbrain_hal.compat --fla 0.1 script.py arguments...
 """
 
-from .installation import CompatWarning, Installation, install, installed, uninstall
+from .installation import Installation, install, installed, uninstall
 from .layout import LayoutError, LayoutWarning
+from .notices import CompatWarning
 
 __all__ = ["CompatWarning", "Installation", "LayoutError", "LayoutWarning", "install", "installed", "uninstall"]

@@ -19,12 +19,17 @@ NO_PROBE = ("transformers.dynamic_module_utils",)
 VENDORED = "Int2Spike"  # released code has its copy inside packages of its own
 
 
-def importer() -> str:
-    """The module whose code is importing: the first frame outside the import system and this file."""
+def is_framework(module: str) -> bool:
+    """Whether a module is part of a framework that probes; remote code and what loads it are not."""
+    return module.split(".")[0] in PROBERS and module not in NO_PROBE
+
+
+def asker() -> str:
+    """The module whose code is importing or asking: the first frame outside the import system and this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
-        if name != __name__ and not name.startswith(("importlib", "_frozen_importlib")):
+        if not f"{name}.".startswith(f"{__package__}.") and not name.startswith(("importlib", "_frozen_importlib")):
             return name
         frame = frame.f_back
     return ""
@@ -73,6 +78,30 @@ class CompatLoader(Loader):
         return __getattr__
 
 
+class _FollowedLoader(Loader):
+    """Loads a module as its own loader does, then calls a function with it, before any client has seen it.
+
+    Args:
+        loader: Its own loader.
+        follow: The function.
+    """
+
+    def __init__(self, loader: Loader, follow: Callable[[ModuleType], None]) -> None:
+        self.loader, self.follow = loader, follow
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As its own loader."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """As its own loader, to whom the module belongs from here on; then the function."""
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        self.loader.exec_module(module)
+        self.follow(module)
+
+
 class CompatFinder(MetaPathFinder):
     """A finder for :data:`sys.meta_path`.
 
@@ -81,6 +110,7 @@ class CompatFinder(MetaPathFinder):
         visible: Libraries that frameworks may find too.
         distributions: Metadata that :mod:`importlib.metadata` finds.
         before_loading: Called with a library's name before its first module is loaded.
+        after_loading: Called with these modules of other libraries once they are loaded, by full name.
     """
 
     def __init__(
@@ -89,6 +119,7 @@ class CompatFinder(MetaPathFinder):
         visible: Iterable[str] = (),
         distributions: Sequence[Distribution] = (),
         before_loading: Callable[[str], None] = lambda library: None,
+        after_loading: Mapping[str, Callable[[ModuleType], None]] | None = None,
     ) -> None:
         self.table = dict(table)
         for name in table:
@@ -97,11 +128,14 @@ class CompatFinder(MetaPathFinder):
                 self.table.setdefault(".".join(parts[:length]), dict)
         self.roots = frozenset(name.split(".")[0] for name in table)
         self.visible, self.distributions, self.before_loading = frozenset(visible), distributions, before_loading
+        self.after_loading = dict(after_loading or {})
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where a module of the table comes from; None for any other, and for those who only probe."""
+        """Where a module of the table, or a followed one, is from; None for any other and for those who only probe."""
+        if fullname in self.after_loading:
+            return self._followed(fullname, path, target)
         name = self._listed(fullname, path)
         if name is None or self._probing(fullname.split(".")[0]):
             return None
@@ -110,6 +144,15 @@ class CompatFinder(MetaPathFinder):
         children = {other.split(".")[-1] for other in self.table if other.rpartition(".")[0] == name}
         loader = CompatLoader(self, self.table[name], children)
         return ModuleSpec(fullname, loader, origin="spikingbrain_hal.compat", is_package=bool(children))
+
+    def _followed(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _FollowedLoader(spec.loader, self.after_loading[fullname])
+                return spec
+        return None
 
     def _listed(self, fullname: str, path: Sequence[str] | None) -> str | None:
         if fullname in self.table:
@@ -121,10 +164,7 @@ class CompatFinder(MetaPathFinder):
         return name
 
     def _probing(self, root: str) -> bool:
-        if root in self.visible:
-            return False
-        name = importer()
-        return name.split(".")[0] in PROBERS and name not in NO_PROBE
+        return root not in self.visible and is_framework(asker())
 
     def find_distributions(self, context: Any = None) -> Iterable[Distribution]:
         """The metadata of announced libraries."""

@@ -18,8 +18,11 @@ from . import flash_attn as flash_attn_library
 from . import frameworks
 from . import int2spike as int2spike_library
 from . import triton as triton_library
+from .buffers import KeptBuffers
 from .finder import CompatDistribution, CompatFinder, CompatLoader, Table, installed_spec
 from .fla import Names
+from .frameworks import FlashAttnAnswers
+from .notices import CompatWarning
 
 # What shows that an installed library can be used, and whether it computes on GPUs only.
 PROBES = {
@@ -36,21 +39,18 @@ _lock = threading.RLock()
 _active: list[Installation] = []
 
 
-class CompatWarning(UserWarning):
-    """A library is installed, so its stand-in is not, or shadows it."""
-
-
 class Installation:
     """One set of stand-ins; a context manager. The import system belongs to the process, so its effect does too.
 
     Args:
         tables: The modules of each library.
         override: Shadow libraries that are installed and work.
-        announce: The version of flash-attn that metadata and transformers shall see, or None.
+        version: The version that flash_attn says it is, or None.
+        announce: Let metadata and frameworks see flash_attn.
     """
 
-    def __init__(self, tables: Mapping[str, Table], override: bool, announce: str | None) -> None:
-        self._tables, self._override, self._announce = tables, override, announce
+    def __init__(self, tables: Mapping[str, Table], override: bool, version: str | None, announce: bool) -> None:
+        self._tables, self._override, self._version, self._announce = tables, override, version, announce
         self._displaced: dict[str, ModuleType] = {}
         self._undo = contextlib.ExitStack()
         self.libraries: tuple[str, ...] = ()
@@ -67,12 +67,16 @@ class Installation:
                 raise RuntimeError("spikingbrain_hal.compat: this installation is active already")
             self.libraries = tuple(name for name in self._tables if self._wanted(name))
             table = {name: names for library in self.libraries for name, names in self._tables[library].items()}
-            announced = self._announce if "flash_attn" in self.libraries else None
+            version = self._version if "flash_attn" in self.libraries else None
+            answers = None if version is None else FlashAttnAnswers(version, self._announce)
+            announced = answers if answers and answers.announced else None
+            changes: list[KeptBuffers | FlashAttnAnswers] = [KeptBuffers(), *([answers] if answers else [])]
             self.finder = CompatFinder(
                 table,
                 visible=("flash_attn",) if announced else (),
-                distributions=[CompatDistribution("flash-attn", announced, "flash_attn")] if announced else [],
+                distributions=[CompatDistribution("flash-attn", announced.version, "flash_attn")] if announced else [],
                 before_loading=lambda library: frameworks.settle_triton() if library == "triton" else None,
+                after_loading={change.module: change.give for change in changes},
             )
             self._displaced = {n: m for n, m in list(sys.modules.items()) if n.split(".")[0] in self.finder.roots}
             for name in self._displaced:
@@ -81,8 +85,12 @@ class Installation:
             _active.append(self)
             try:
                 self._undo.enter_context(frameworks.jiterator_everywhere(self._override))
+                for change in changes:
+                    self._undo.callback(change.take_back)
+                    if change.module in sys.modules:
+                        change.give(sys.modules[change.module])
                 if announced:
-                    self._undo.enter_context(frameworks.announced_to_transformers())
+                    announced.require_transformers()
             except BaseException:
                 self.uninstall()
                 raise
@@ -189,7 +197,8 @@ def installed(
         strict: Refuse fla calls whose shapes look like the other layout, instead of warning once.
         override: Shadow these libraries even where they are installed and work.
         announce: Let package metadata and transformers know of flash_attn, so that transformers accepts
-            ``attn_implementation="flash_attention_2"``; otherwise they take it for absent, as torch does triton.
+            ``attn_implementation="flash_attention_2"``; otherwise they take it for absent, as torch does triton,
+            and answer only client code that ``is_flash_attn_2_available()``.
 
     Raises:
         ValueError: fla or flash_attn is no known version.
@@ -212,7 +221,7 @@ def installed(
     for table in tables:
         for name, names in table.items():
             libraries.setdefault(name.split(".")[0], {})[name] = names
-    return Installation(libraries, override, flash_attn if announce else None)
+    return Installation(libraries, override, flash_attn, announce)
 
 
 def _at_once(make: Callable[P, Installation]) -> Callable[P, Installation]:

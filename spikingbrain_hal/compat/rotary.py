@@ -111,6 +111,12 @@ class RotaryTables(nn.Module):
         self.dim, self.base, self.scale_base = dim, float(base), None
         self.interleaved, self.pos_idx_in_fp32 = interleaved, pos_idx_in_fp32
         self.register_buffer("inv_freq", self._compute_inv_freq(device), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Computes ``inv_freq`` anew where it lies and forgets the tables; for modules built without memory."""
+        frequencies = self.get_buffer("inv_freq")
+        frequencies.copy_(self._compute_inv_freq(frequencies.device))
         self._seq_len_cached = 0
         self._cos_cached: Tensor | None = None
         self._sin_cached: Tensor | None = None

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 
 from .. import unpadding
+from ..notices import warn_of_transformers
 from . import activations, convolution, losses, normalization, support
 from . import rotary as fla_rotary
 from .ops import ABSENT, LinearAttention
@@ -45,6 +46,7 @@ def modules(profile: str, strict: bool) -> dict[str, Callable[[], Names]]:
 
     def cache() -> Names:
         held = import_module(f"{__name__}.cache")
+        warn_of_transformers(profile, stacklevel=3)  # the import statement of the client
         found = held.Cache01 if old else held.Cache
         return {"Cache": found, "FLAGenerationMixin": held.FLAGenerationMixin}
 
