@@ -243,8 +243,9 @@ def test_cross_entropy(reduction: str, smoothing: float) -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("chunks", [1, 8])
-@pytest.mark.parametrize("warp", [False, True])
-def test_linear_cross_entropy(reduction: str, chunks: int, warp: bool) -> None:
+@pytest.mark.parametrize(("warp", "profile"), [(False, "current"), (True, "current"), (True, "0.4")])
+def test_linear_cross_entropy(reduction: str, chunks: int, warp: bool, profile: str) -> None:
+    """fla 0.4 divides the pull as the loss, current fla by all tokens."""
     x, w, b = tensors((2, 5, D), (17, D), (17,))
     target = torch.randint(0, 17, (2, 5))
     target[0, :4] = -100
@@ -254,24 +255,29 @@ def test_linear_cross_entropy(reduction: str, chunks: int, warp: bool) -> None:
                                            l2_penalty_factor=0.3)
         out = loss(x, target, w, b)
     """
-    got = run(source, dict(x=x, target=target, w=w, b=b, chunks=chunks, reduction=reduction, warp=warp))
+    got = run(source, dict(x=x, target=target, w=w, b=b, chunks=chunks, reduction=reduction, warp=warp), fla=profile)
     logits = F.linear(x, w, b)
     wanted = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction=reduction)
     if warp:  # the gradient of the largest logits, by hand
         pull = torch.zeros_like(logits)
         top = logits.detach().max(-1, keepdim=True)
-        pull.scatter_(-1, top.indices, 0.3 / 10 * top.values)
+        divisor = 10 if profile == "current" else {"mean": 6, "sum": 1}[reduction]
+        pull.scatter_(-1, top.indices, 0.3 / divisor * top.values)
         wanted = wanted + (logits * pull).sum() - (logits * pull).sum().detach()
     agree([got["out"]], [wanted], [x, w, b])
 
 
-def test_l2_warp() -> None:
+@pytest.mark.parametrize(("profile", "times"), [("0.4", 1), ("current", 8)])
+def test_l2_warp(profile: str, times: int) -> None:
+    """Under a loss scaler of 8: the pull of fla 0.4 doesn't grow with the incoming gradient."""
     logits = tensors((2, 3, 7))[0]
-    got = run("from fla.modules.l2warp import l2_warp\nout = l2_warp(logits.sum(), logits, 0.5)", dict(logits=logits))
-    assert torch.equal(got["out"], logits.sum())
-    (gradient,) = torch.autograd.grad(got["out"], [logits])
+    source = "from fla.modules.l2warp import l2_warp\nout = l2_warp(logits.sum(), logits, 0.5)"
+    out = run(source, dict(logits=logits), fla=profile)["out"]
+    assert torch.equal(out, logits.sum())
+    (gradient,) = torch.autograd.grad(8 * out, [logits])
     top = logits.detach().max(-1, keepdim=True)
-    torch.testing.assert_close(gradient, torch.ones(2, 3, 7).scatter_add(-1, top.indices, 0.5 / 6 * top.values))
+    wanted = torch.full((2, 3, 7), 8.0).scatter_add(-1, top.indices, times * 0.5 / 6 * top.values)
+    torch.testing.assert_close(gradient, wanted)
 
 
 @pytest.mark.parametrize("fuse", [False, True])

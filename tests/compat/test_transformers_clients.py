@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from client import run
 
 from spikingbrain_hal import compat
 
@@ -67,47 +66,3 @@ def test_announced_flash_attention_serves_transformers() -> None:
         importlib.metadata.version("flash_attn")
     with pytest.raises((ImportError, ValueError)):
         tiny("flash_attention_2")
-
-
-CACHE = """
-from fla.models.modeling_layers import GradientCheckpointingLayer
-from fla.models.utils import Cache, FLAGenerationMixin
-import transformers
-cache = Cache()
-assert isinstance(cache, transformers.cache_utils.Cache) and len(cache) == 0 and cache.get_seq_length() == 0
-k = torch.arange(24.0).view(2, 6, 2)
-for layer in range(2):
-    cache.update(recurrent_state=k[:, 0], attn_state=(k[:, :4], -k[:, :4]), layer_idx=layer, offset=4,
-                 cache_kwargs=dict(window_size=3))
-assert [cache.get_seq_length(n) for n in range(3)] == [4, 4, 0]
-state = cache.update(attn_state=(k[:, 4:], -k[:, 4:]), conv_state=(k,), layer_idx=1, offset=2,
-                     cache_kwargs=dict(window_size=3))
-"""
-
-
-def test_cache_counts_for_each_layer() -> None:
-    got = run(CACHE, fla="0.4")
-    cache, k = got["cache"], got["k"]
-    assert [cache.get_seq_length(n) for n in range(2)] == [4, 6]
-    assert torch.equal(got["state"]["attn_state"][1], -k[:, 3:])
-    assert torch.equal(cache[0]["attn_state"][0], k[:, 1:4])
-    cache.reorder_cache(torch.tensor([1, 1]))
-    assert torch.equal(cache[1]["recurrent_state"], k[[1, 1], 0])
-    assert cache[1]["conv_state"][0].shape == k.shape
-    cache.batch_repeat_interleave(2)
-    cache.batch_select_indices(torch.tensor([0]))
-    assert cache[0]["recurrent_state"].shape == (1, 2)
-    assert cache.get_mask_sizes(3, 1) == (9, 0)
-    assert cache.get_mask_sizes(torch.arange(3), 0) == (7, 0)
-    assert (cache.get_max_length(), cache.get_max_cache_shape()) == (None, -1)
-    with pytest.raises(KeyError, match="layer 2 asked for, 2 layers held"):
-        cache[2]
-    with pytest.raises(ValueError, match="attn_state is a Tensor"):
-        cache.update(attn_state=k)
-    with pytest.raises(NotImplementedError, match="cannot be rolled back"):
-        cache.crop(1)
-    copy = type(cache).from_legacy_cache(cache.to_legacy_cache(), seen_tokens=6)
-    assert [len(copy), copy.get_seq_length(1)] == [2, 6]
-    assert len(list(copy)) == 2
-    cache.reset()
-    assert (len(cache), cache.get_seq_length()) == (0, 0)

@@ -35,7 +35,11 @@ def modules(profile: str, strict: bool) -> dict[str, Callable[[], Names]]:
     norms = _pick(normalization, "RMSNorm", "LayerNorm", "GroupNorm")
     gated = _pick(normalization, "FusedRMSNormGated", "FusedRMSNormSwishGate", "FusedLayerNormGated")
     short = {"ShortConvolution": convolution.ShortConvolution01 if old else convolution.ShortConvolution}
-    entropy, linear_entropy = (_pick(losses, f"Fused{kind}Loss") for kind in ("CrossEntropy", "LinearCrossEntropy"))
+    entropy = _pick(losses, "FusedCrossEntropyLoss")
+    linear_loss, warp = losses.FusedLinearCrossEntropyLoss, losses.l2_warp
+    if profile == "0.4":
+        linear_loss, warp = losses.FusedLinearCrossEntropyLoss04, losses.l2_warp_04
+    linear_entropy = {"FusedLinearCrossEntropyLoss": linear_loss}
     mlp = _pick(activations, "GatedMLP")
     rotation = _pick(fla_rotary, "RotaryEmbedding", "rotary_embedding")
     everything = {**norms, **gated, **short, **entropy, **linear_entropy, **mlp, **_pick(fla_rotary, "RotaryEmbedding")}
@@ -71,7 +75,7 @@ def modules(profile: str, strict: bool) -> dict[str, Callable[[], Names]]:
         "fla.modules.fused_linear_cross_entropy": lambda: linear_entropy,
         "fla.modules.fused_norm_gate": lambda: gated,
         "fla.modules.l2norm": lambda: {**_pick(normalization, "l2norm", "L2Norm"), "l2_norm": normalization.l2norm},
-        "fla.modules.l2warp": lambda: _pick(losses, "l2_warp"),
+        "fla.modules.l2warp": lambda: {"l2_warp": warp},
         "fla.modules.layernorm": lambda: norms,
         "fla.modules.mlp": lambda: {**mlp, **_pick(activations, "SwiGLULinear")},
         "fla.modules.rotary": lambda: rotation,

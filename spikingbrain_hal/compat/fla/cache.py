@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,32 +84,47 @@ class Cache(_TransformersCache):
             cache_kwargs: ``{"window_size": W}`` keeps the last W keys and values.
 
         Returns:
-            The layer's states.
+            The layer's states. Of keys and values those that the new tokens can see: for one token W of them, its own
+            included, and for several the W before them too, which fla has rolled away.
 
         Raises:
-            ValueError: attn_state is not a tuple or list of tensors.
+            ValueError: attn_state is not a tuple or list of tensors, or window_size no positive number. Nothing has
+                changed then, as after any other error.
         """
         if attn_state is not None and not isinstance(attn_state, tuple | list):
             raise ValueError(f"Cache.update: attn_state is a {type(attn_state).__name__}, expected a tuple of tensors")
+        window = (cache_kwargs or {}).get("window_size")
+        if window is not None and window < 1:
+            raise ValueError(f"Cache.update: window_size is {window}, expected at least 1 or None")
+        state: dict[str, Any] = self.states[layer_idx] if layer_idx < len(self.states) else dict.fromkeys(STATES)
+        new = dict(recurrent_state=recurrent_state, conv_state=conv_state, ffn_state=ffn_state)
+        seen = None
+        if attn_state is not None:
+            held = [None] * len(attn_state) if state["attn_state"] is None else state["attn_state"]
+            pairs = [self._appended(x, y, window) for x, y in zip(held, attn_state, strict=True)]
+            seen, new["attn_state"] = (tuple(side) for side in zip(*pairs, strict=True))
         while len(self.states) <= layer_idx:
             self.states.append(dict.fromkeys(STATES))
             self.seen.append(self.seen_before)
-        state = self.states[layer_idx]
+        self.states[layer_idx].update((name, value) for name, value in new.items() if value is not None)
         self.seen[layer_idx] += 1 if offset is None else offset
-        for name, value in (("recurrent_state", recurrent_state), ("conv_state", conv_state), ("ffn_state", ffn_state)):
-            if value is not None:
-                state[name] = value
-        if attn_state is not None:
-            window = (cache_kwargs or {}).get("window_size")
-            state["attn_state"] = self._appended(state["attn_state"], attn_state, window)
-        return state
+        return self.states[layer_idx] if seen is None else {**self.states[layer_idx], "attn_state": seen}
 
-    def _appended(self, held: Sequence[Tensor] | None, new: Sequence[Tensor], window: int | None) -> tuple[Tensor, ...]:
-        axis = self.time_axis
-        joined = tuple(new) if held is None else tuple(torch.cat(pair, axis) for pair in zip(held, new, strict=True))
-        if window is None:
-            return joined
-        return tuple(x.narrow(axis, max(x.shape[axis] - window, 0), min(window, x.shape[axis])) for x in joined)
+    def _appended(self, held: Tensor | None, new: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+        """The keys or values that new tokens can see, and those that stay, which hold no memory of others."""
+        axis, steps = self.time_axis, new.shape[self.time_axis]
+        if window is None or held is None:
+            seen = new if held is None else torch.cat((held, new), axis)
+            kept = self._last(seen, window)
+            return seen, kept if kept is seen else kept.clone()
+        kept = self._last(new, window)
+        kept = kept.clone() if steps >= window else torch.cat((self._last(held, window - steps), new), axis)
+        return kept if steps == 1 else torch.cat((self._last(held, window), new), axis), kept
+
+    def _last(self, x: Tensor, count: int | None) -> Tensor:
+        """The last so many steps; all of them if None."""
+        length = x.shape[self.time_axis]
+        return x if count is None or count >= length else x.narrow(self.time_axis, length - count, count)
 
     def get_seq_length(self, layer_idx: int | None = 0, cache_position: Any = None) -> int:
         """How many tokens a layer has read; 0 if it has no states."""
@@ -129,25 +144,48 @@ class Cache(_TransformersCache):
         new = query_length if isinstance(query_length, int) else int(query_length.shape[0])
         return self.get_seq_length(layer_idx) + new, 0
 
-    def _map(self, change: Any) -> None:
-        def apply(value: Any) -> Any:
-            if isinstance(value, tuple | list):
-                return type(value)(apply(x) for x in value)
-            return change(value) if isinstance(value, Tensor) else value
+    def _take(self, rows: Callable[[int], Tensor]) -> None:
+        """Takes rows of the batch.
 
-        self.states = [{name: apply(value) for name, value in state.items()} for state in self.states]
+        Args:
+            rows: Gives the numbers of the rows to take, of how many rows there are.
+        """
+        batch = self._batch()
+        if batch is None:
+            return
+        chosen = rows(batch)
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return type(value)(taken(x) for x in value)
+            return _rows_of(value, chosen.to(value.device), batch) if isinstance(value, Tensor) else value
+
+        self.states = [{name: taken(value) for name, value in state.items()} for state in self.states]
+
+    def _batch(self) -> int | None:
+        """How many rows the batch has: as many as keys have, or else the smallest state; None without any."""
+        sizes: dict[bool, list[int]] = {True: [], False: []}
+        for state in self.states:
+            for name, value in state.items():
+                parts = value if isinstance(value, tuple | list) else (value,)
+                sizes[name == "attn_state"] += [x.shape[0] for x in parts if isinstance(x, Tensor)]
+        return min(sizes[True] or sizes[False], default=None)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Takes the rows of the batch that a beam search goes on with."""
-        self._map(lambda x: x.index_select(0, beam_idx.to(x.device)))
+        """Takes the rows of the batch that a beam search goes on with.
+
+        Raises:
+            ValueError: A state's first axis is no multiple of the batch.
+        """
+        self._take(lambda batch: beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats each row of the batch."""
-        self._map(lambda x: x.repeat_interleave(repeats, 0))
+        self._take(lambda batch: torch.arange(batch).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Takes rows of the batch."""
-        self._map(lambda x: x[indices.to(x.device)])
+        """Takes rows of the batch, given by number or as a mask of them."""
+        self._take(lambda batch: indices.nonzero().flatten() if indices.dtype == torch.bool else indices)
 
     def crop(self, max_length: int) -> None:
         """Refuses: a recurrent state can't forget its last tokens.
@@ -179,6 +217,17 @@ class Cache01(Cache):
     """:class:`Cache` of fla 0.1, whose keys and values have time before the last axis."""
 
     time_axis = -2
+
+
+def _rows_of(state: Tensor, rows: Tensor, batch: int) -> Tensor:
+    """Rows of a state, [batch, ...] or [batch + batch * N, ...]: N partitions of each row lie behind all rows."""
+    if state.shape[0] % batch:
+        raise ValueError(f"Cache: a state is {list(state.shape)}, expected a first axis that B={batch} divides")
+    common = state[:batch].index_select(0, rows)
+    if state.shape[0] == batch:
+        return common
+    parts = state[batch:].unflatten(0, (batch, -1)).index_select(0, rows)
+    return torch.cat((common, parts.flatten(0, 1)))
 
 
 class FLAGenerationMixin(GenerationMixin):

@@ -26,6 +26,28 @@ def l2_warp(loss: Tensor, logits: Tensor, l2_penalty_factor: float = 1e-4) -> Te
     return loss + (penalty - penalty.detach()).to(loss.dtype)
 
 
+class _Pull(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, logits: Tensor, l2_penalty_factor: float) -> Tensor:
+        """The loss."""
+        top, place = logits.max(-1, keepdim=True)
+        ctx.save_for_backward(top * (l2_penalty_factor / (logits.shape[0] * logits.shape[1])), place)
+        ctx.shape = logits.shape
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The incoming gradient for the loss, and for the logits the pull as it is."""
+        pull, place = ctx.saved_tensors
+        return gradient, pull.new_zeros(ctx.shape).scatter_(-1, place, pull), None
+
+
+def l2_warp_04(loss: Tensor, logits: Tensor, l2_penalty_factor: float = 1e-4) -> Tensor:
+    """:func:`l2_warp` of fla 0.4, whose pull doesn't grow with the incoming gradient, as under a loss scaler."""
+    result: Tensor = _Pull.apply(loss, logits, l2_penalty_factor)  # type: ignore[no-untyped-call]
+    return result
+
+
 def _scaled(logits: Tensor, scale: float, softcapping: float | None) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
     return logits if softcapping is None else softcapping * torch.tanh(logits / softcapping)
@@ -143,8 +165,12 @@ class FusedLinearCrossEntropyLoss(nn.Module):
             loss = loss / (target != self.ignore_index).sum()
         if not self.use_l2warp:
             return loss
-        penalty = penalty * (0.5 * self.l2_penalty_factor / len(x))
+        penalty = penalty * (0.5 * self.l2_penalty_factor / self._pulled(target))
         return loss + (penalty - penalty.detach())
+
+    def _pulled(self, target: Tensor) -> Tensor | int:
+        """By how many tokens the pull is divided: all."""
+        return len(target)
 
     def _chunk(self, x: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The sums of loss and of squared largest logits, [2]."""
@@ -154,3 +180,11 @@ class FusedLinearCrossEntropyLoss(nn.Module):
             logits, target, ignore_index=self.ignore_index, reduction="sum", label_smoothing=self.label_smoothing
         )
         return torch.stack((loss, raw.amax(-1).to(loss.dtype).square().sum()))
+
+
+class FusedLinearCrossEntropyLoss04(FusedLinearCrossEntropyLoss):
+    """:class:`FusedLinearCrossEntropyLoss` of fla 0.4, whose pull is reduced as the loss is."""
+
+    def _pulled(self, target: Tensor) -> Tensor | int:
+        """By how many tokens the pull is divided: those that count, or 1 for a sum."""
+        return (target != self.ignore_index).sum() if self.reduction == "mean" else 1
