@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 HEAD_FIRST_PROFILE, TIME_FIRST_PROFILE = "0.1", "current"
+WIDEST = 32768  # channels of all heads; SpikingBrain-7B has 3,584
+TEXTS = 3  # so many lengths of text are one model's, not as many models of other head counts
 
 
 class LayoutWarning(UserWarning):
@@ -22,9 +24,10 @@ class LayoutWitness:
     """Compares the shapes of calls with each other and with the states they carry.
 
     Code written for the other layout has its heads where steps are expected: their number never changes, while what is
-    read as heads follows the length of the text. Three things betray it: the carried state has another number of heads
-    than the call; the number of heads changes while that of steps stays; or a call of several steps has fewer of them
-    than heads. Once a call or a state has confirmed the layout, the last one, a short prompt, is no sign.
+    read as heads follows the length of the text. No single shape tells: a prompt shorter than its heads looks like a
+    text in the other layout. Three things do: the carried state has another number of heads than the call; calls of as
+    many steps, fewer than heads, come with ever other heads; or such a call has more channels than any layer. A number
+    of heads that a state, or calls of different length, have confirmed is no sign.
 
     Args:
         profile: The version whose layout is in force.
@@ -33,7 +36,8 @@ class LayoutWitness:
 
     def __init__(self, profile: str, strict: bool) -> None:
         self.profile, self.strict = profile, strict
-        self.seen: dict[tuple[int, int], tuple[int, int]] = {}  # (K, V) -> (steps, heads) of the last long call
+        self.lengths: dict[tuple[int, int, int], int] = {}  # (K, V, heads) -> steps of the first long call
+        self.suspects: dict[tuple[int, int, int], list[int]] = {}  # (K, V, steps) -> heads, more than steps
         self.confirmed: set[tuple[int, int, int]] = set()  # (K, V, heads)
         self.warned = False
 
@@ -78,12 +82,16 @@ class LayoutWitness:
             self.confirmed.add((*size, heads))
         if steps == 1:
             return None
-        before_steps, before_heads = self.seen.get(size, (steps, heads))
-        self.seen[size] = (steps, heads)
-        if before_steps == steps and before_heads != heads:
-            return f"The call before had {before_heads} heads and as many steps"
-        if before_heads == heads and before_steps != steps:
+        if self.lengths.setdefault((*size, heads), steps) != steps:
             self.confirmed.add((*size, heads))
-        if steps < heads and (*size, heads) not in self.confirmed:
-            return "There are fewer steps than heads"
-        return None
+        if steps >= heads or (*size, heads) in self.confirmed:
+            return None
+        if heads * size[0] > WIDEST:
+            return f"{heads * size[0]} channels are more than any layer has"
+        suspects = self.suspects.setdefault((*size, steps), [])
+        if heads not in suspects:
+            suspects.append(heads)
+        others = [n for n in suspects if n != heads and (*size, n) not in self.confirmed]
+        if len(others) < TEXTS - 1:
+            return None
+        return f"Calls before had {' and '.join(map(str, others))} heads and as many steps"

@@ -11,6 +11,7 @@ from client import attend, run
 from torch import Tensor
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore::spikingbrain_hal.compat.CompatWarning")
 
 CACHE = """
 from fla.models.modeling_layers import GradientCheckpointingLayer

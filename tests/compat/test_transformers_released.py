@@ -21,6 +21,7 @@ from spikingbrain_hal import compat
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("einops")
+pytestmark = pytest.mark.filterwarnings("ignore::spikingbrain_hal.compat.CompatWarning")
 
 FILES = Path(__file__).parent / "released"
 LOAD: dict[str, Any] = dict(trust_remote_code=True, local_files_only=True)
