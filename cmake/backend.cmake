@@ -16,6 +16,7 @@
 #
 # SBHAL_CSRC is where the sources are.
 include("${CMAKE_CURRENT_LIST_DIR}/suggest.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/cache.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/compilers.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/kernels.cmake")
 
@@ -36,6 +37,9 @@ function(sbhal_add_backend name kind)
       message(FATAL_ERROR "sbhal_add_backend: '${name}', which is ${kind}, needs ${word}.")
     endif()
   endforeach()
+  if(kind STREQUAL "SIMULATED" AND NOT arg_WAVE MATCHES "^(32|64)$")
+    message(FATAL_ERROR "sbhal_add_backend: '${name}' has a WAVE of ${arg_WAVE}, expected 32 or 64.")
+  endif()
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "sbhal_add_backend: '${name}' has arguments that mean nothing: ${arg_UNPARSED_ARGUMENTS}")
   endif()

@@ -25,8 +25,8 @@ function(sbhal_find_nvcc out)
     message(FATAL_ERROR "libcudart_static was not found beside nvcc (${CMAKE_MATCH_1}): set -DSBHAL_CUDART=<path>.")
   endif()
   find_package(Threads REQUIRED)
-  set(${out} COMPILER ${SBHAL_NVCC} FLAGS ${flags} LINK ${SBHAL_CUDART} Threads::Threads rt ${CMAKE_DL_LIBS}
-      PARENT_SCOPE)
+  set(${out} COMPILER ${SBHAL_LAUNCH_GPU_COMPILER} ${SBHAL_NVCC} FLAGS ${flags}
+      LINK ${SBHAL_CUDART} Threads::Threads rt ${CMAKE_DL_LIBS} PARENT_SCOPE)
 endfunction()
 
 # AMD: hipcc of ROCm, or a clang that knows HIP. SBHAL_ROCM_ARCHS: the targets of the one fat module.
@@ -46,6 +46,6 @@ function(sbhal_find_hipcc out)
     list(APPEND flags --offload-arch=${arch})
   endforeach()
   # hipcc takes NVIDIA's compiler, where there is one, unless told otherwise
-  set(${out} COMPILER "${CMAKE_COMMAND}" -E env HIP_PLATFORM=amd ${SBHAL_HIPCC} FLAGS ${flags}
-      LINK ${SBHAL_AMDHIP} TARGETS ${SBHAL_ROCM_ARCHS} PARENT_SCOPE)
+  set(${out} COMPILER "${CMAKE_COMMAND}" -E env HIP_PLATFORM=amd ${SBHAL_LAUNCH_GPU_COMPILER} ${SBHAL_HIPCC}
+      FLAGS ${flags} LINK ${SBHAL_AMDHIP} TARGETS ${SBHAL_ROCM_ARCHS} PARENT_SCOPE)
 endfunction()

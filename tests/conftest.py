@@ -1,14 +1,33 @@
-"""What tests share: seeded randomness and environments to install into."""
+"""What tests share: seeded randomness, their order, and environments to install into."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from checkout import Environment, make_environment
+from seeds import SEED
+
+hypothesis.core.global_force_seed = SEED  # what --hypothesis-seed sets
+hypothesis.settings.register_profile("no memory", database=None)  # of what failed before
+hypothesis.settings.load_profile("no memory")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: two workers then end together."""
+    builds = {item.path for item in items if item.get_closest_marker("slow")}
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in builds, -sizes[item.path], str(item.path)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.stats.keys() & {"failed", "error"}:
+        terminalreporter.write_line(f"the same again: SBHAL_SEED={SEED}")
 
 
 @pytest.fixture

@@ -63,7 +63,9 @@ def conformance(
     level: Annotated[int | None, typer.Option(help=f"Only levels up to this, 0 to {max(LEVELS)}.")] = None,
     out: Annotated[Path | None, typer.Option(help=f"Folder for the report; {FOLDER} if absent.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the interrupted run whose folder this is.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Chooses all inputs; a new one each run if absent.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses all inputs; SBHAL_SEED if absent, else a new one each run.")
+    ] = None,
     case: Annotated[str | None, typer.Option(help="Only cases whose id is, contains or matches this.")] = None,
     waivers: Annotated[Path | None, typer.Option(help="TOML file of known failures.")] = None,
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the performance section out.")] = False,
@@ -124,7 +126,15 @@ def conformance(
 def _new(given: Mapping[str, Any]) -> Options:
     if "backend" not in given:
         raise ValueError("--backend is missing, or --resume")
-    return Options(**{"seed": random.SystemRandom().randrange(1 << 31), **given})
+    return Options(**given if "seed" in given else {"seed": _seed(), **given})
+
+
+def _seed() -> int:
+    """What SBHAL_SEED says, drawn where it says nothing."""
+    given = os.environ.get("SBHAL_SEED", "")
+    if given and not given.isdecimal():
+        raise ValueError(f"SBHAL_SEED is {given!r}, expected a whole number")
+    return int(given) if given else random.SystemRandom().randrange(1 << 31)
 
 
 def _folder(folder: Path) -> Path:

@@ -34,7 +34,8 @@ class Settings:
 
     def reproduce(self, item_id: str) -> str:
         """The command that runs one case alone."""
-        settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("SBHAL_") and k != "SBHAL_CHECK"}
+        said = ("SBHAL_CHECK", "SBHAL_SEED")  # by the command itself
+        settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("SBHAL_") and k not in said}
         before = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
         extra = "".join(f" --import {m}" for m in self.modules)
         case = shlex.quote(item_id)

@@ -2,8 +2,8 @@
 
     python tests/gpu/check.py [--out out/gpu] [--target gfx90a ...]
 
-Builds each target with the project's own CMake, as a user would, and prints a table: seconds, size of the module,
-the most registers of a kernel, the bytes that a thread of any kernel spills, the most shared memory of a kernel, matrix
+Builds one module for all targets of a compiler with the project's own CMake, as a user would, and prints a table: the
+most registers of a kernel, the bytes that a thread of any kernel spills, the most shared memory of a kernel, matrix
 instructions. Fails if a target does not compile or import, if a kernel wants more than 48 KiB of shared memory or has
 another wavefront than its device; where the device has matrix units also if a kernel spills more than a few bytes or
 multiplies 16-bit matrices without them. Devices without are served, not tuned for: their spills are only shown.
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,21 +36,38 @@ MATRIX_KERNELS = tuple(
 
 @dataclass(frozen=True)
 class Target:
-    """One architecture of one backend.
+    """One architecture.
 
     Attributes:
         arch: As its compiler calls it.
-        backend: The folder of backends/.
         wavefront: Lanes of its wavefront.
         matrix: What its matrix instructions match, empty if it has none.
-        defines: CMake settings.
     """
 
     arch: str
-    backend: str
     wavefront: int
     matrix: str
-    defines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A module for several architectures of one backend.
+
+    Attributes:
+        name: Of its folder.
+        backend: The folder of backends/.
+        setting: The CMake setting that names the architectures.
+        targets: Those.
+        defines: More CMake settings.
+        tools: What the names of LLVM's tools end with, for AMD.
+    """
+
+    name: str
+    backend: str
+    setting: str
+    targets: tuple[Target, ...]
+    defines: tuple[str, ...] = ()
+    tools: str = ""
 
 
 @dataclass
@@ -71,7 +88,6 @@ class Result:
     """What became of a target."""
 
     target: Target
-    seconds: float = 0.0
     size: int = 0
     kernels: list[Kernel] = field(default_factory=list)
     says: str = ""
@@ -94,20 +110,15 @@ def run(*command: str | Path, **environment: str) -> str:
     return done.stdout
 
 
-def cuda_targets() -> Iterator[Target]:
-    for arch in ("80", "90"):
-        yield Target(
-            f"sm_{arch}+PTX", "cuda", 32, r"\bHMMA\b", (f"SBHAL_CUDA_ARCHS={arch}", "SBHAL_CUDA_FLAGS=-Xptxas=-v")
-        )
-
-
-def rocm_targets(out: Path) -> Iterator[Target]:
-    for arch, wavefront, matrix in (("gfx906", 64, ""), ("gfx90a", 64, "v_mfma"), ("gfx1030", 32, "")):
-        yield Target(arch, "rocm", wavefront, matrix, (f"SBHAL_ROCM_ARCHS={arch}",))
-    for arch, wavefront, matrix in (("gfx942", 64, "v_mfma"), ("gfx1100", 32, "")):
-        flags = f"--rocm-path=/usr;--rocm-device-lib-path={out / 'bitcode'}"
-        clang = (f"SBHAL_HIPCC={shutil.which('clang++-19')}", f"SBHAL_ROCM_FLAGS={flags}")
-        yield Target(arch, "rocm", wavefront, matrix, (f"SBHAL_ROCM_ARCHS={arch}", *clang))
+def builds(out: Path) -> Iterator[Build]:
+    nvidia = tuple(Target(f"sm_{arch}", 32, r"\bHMMA\b") for arch in (80, 90))
+    yield Build("cuda", "cuda", "SBHAL_CUDA_ARCHS", nvidia, ("SBHAL_CUDA_FLAGS=-Xptxas=-v",))
+    old = (Target("gfx906", 64, ""), Target("gfx90a", 64, "v_mfma"), Target("gfx1030", 32, ""))
+    yield Build("hipcc", "rocm", "SBHAL_ROCM_ARCHS", old, tools="15")
+    new = (Target("gfx942", 64, "v_mfma"), Target("gfx1100", 32, ""))
+    flags = f"--rocm-path=/usr;--rocm-device-lib-path={out / 'bitcode'}"
+    clang = (f"SBHAL_HIPCC={shutil.which('clang++-19')}", f"SBHAL_ROCM_FLAGS={flags}")
+    yield Build("clang", "rocm", "SBHAL_ROCM_ARCHS", new, clang, tools="19")
 
 
 def complete_device_libraries(out: Path) -> None:
@@ -142,14 +153,15 @@ def disassemblers() -> list[Path]:
     ]
 
 
-def build(target: Target, out: Path) -> tuple[Path, str]:
+def compile_module(build: Build, out: Path) -> tuple[Path, str]:
     """The module, and what the compilers said."""
     pybind11 = run(sys.executable, "-m", "pybind11", "--cmakedir").strip()
-    defines = (f"SBHAL_BACKENDS={target.backend}", f"pybind11_DIR={pybind11}", f"Python_EXECUTABLE={sys.executable}")
-    options = [f"-D{d}" for d in (*defines, *target.defines)]
+    archs = ";".join(target.arch.removeprefix("sm_") for target in build.targets)
+    defines = (f"SBHAL_BACKENDS={build.backend}", f"pybind11_DIR={pybind11}", f"Python_EXECUTABLE={sys.executable}")
+    options = [f"-D{d}" for d in (*defines, f"{build.setting}={archs}", *build.defines)]
     run("cmake", "-G", "Ninja", "-S", ROOT, "-B", out, *options)
     log = run("cmake", "--build", out, "--clean-first", "--verbose")  # the assembler reports only what it compiles
-    [module] = (out / target.backend).glob("_native*.so")
+    [module] = (out / build.backend).glob("_native*.so")
     return module, log
 
 
@@ -164,12 +176,12 @@ def cuda_kernels(target: Target, objects: Sequence[Path], log: str) -> Iterator[
     counts: dict[str, int] = {}
     for file in objects:
         name = ""
-        for line in run("cuobjdump", "-sass", file).splitlines():
+        for line in run("cuobjdump", "-sass", "-arch", target.arch, file).splitlines():
             if found := re.search(r"Function : (\S+)", line):
                 name = found[1]
             counts[name] = counts.get(name, 0) + bool(re.search(target.matrix, line))
     pattern = (
-        r"Compiling entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+        rf"Compiling entry function '(\S+)' for '{target.arch}'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers([^\n]*)"
     )
     for name, stores, loads, registers, rest in re.findall(pattern, log, re.S):
@@ -185,14 +197,13 @@ def cuda_kernels(target: Target, objects: Sequence[Path], log: str) -> Iterator[
         )
 
 
-def rocm_kernels(target: Target, objects: Sequence[Path]) -> Iterator[Kernel]:
+def rocm_kernels(target: Target, objects: Sequence[Path], tools: str) -> Iterator[Kernel]:
     """From the code objects within the host objects: their notes and their disassembly."""
-    version = "19" if any("clang++-19" in d for d in target.defines) else "15"
     for file in objects:
-        bundle, code = file.with_suffix(".bundle"), file.with_suffix(".code")
+        bundle, code = file.with_suffix(".bundle"), file.with_suffix(f".{target.arch}")
         run("objcopy", "--dump-section", f".hip_fatbin={bundle}", file, os.devnull)
         run(
-            f"clang-offload-bundler-{version}",
+            f"clang-offload-bundler-{tools}",
             "--unbundle",
             "--type=o",
             f"--targets=hipv4-amdgcn-amd-amdhsa--{target.arch}",
@@ -201,12 +212,12 @@ def rocm_kernels(target: Target, objects: Sequence[Path]) -> Iterator[Kernel]:
         )
         counts: dict[str, int] = {}
         name = ""
-        for line in run(f"llvm-objdump-{version}", "-d", code).splitlines():
+        for line in run(f"llvm-objdump-{tools}", "-d", code).splitlines():
             if found := re.match(r"[0-9a-f]+ <(\S+)>:", line):
                 name = found[1]
             elif target.matrix and target.matrix in line:
                 counts[name] = counts.get(name, 0) + 1
-        notes = run(f"llvm-readelf-{version}", "--notes", code)
+        notes = run(f"llvm-readelf-{tools}", "--notes", code)
         for entry in notes.split(".args:")[1:]:
             number = {key: int(value) for key, value in re.findall(r"\.(\w+): +(\d+)", entry)}
             [symbol] = re.findall(r"\.name: +(\S+)\n", entry)[-1:]
@@ -235,40 +246,36 @@ def problems_of(target: Target, kernels: Sequence[Kernel]) -> Iterator[str]:
             yield f"{file}: no matrix instruction"
 
 
-def check(target: Target, out: Path) -> Result:
-    result = Result(target)
-    started = time.monotonic()
+def check(build: Build, out: Path) -> Iterator[Result]:
     try:
-        module, log = build(target, out)
-        result.seconds, result.size = time.monotonic() - started, module.stat().st_size
-        result.says = import_alone(module)
-        objects = sorted((out / target.backend).glob("*_gpu.o"))
-        read = cuda_kernels(target, objects, log) if target.backend == "cuda" else rocm_kernels(target, objects)
-        result.kernels = list(read)
-        result.problems += problems_of(target, result.kernels) if result.kernels else ["no kernel was found"]
+        module, log = compile_module(build, out)
+        says = import_alone(module)
+        size = module.stat().st_size
     except (RuntimeError, OSError, ValueError) as error:
-        result.problems.append(str(error))
-    return result
+        yield from (Result(target, problems=[str(error)]) for target in build.targets)
+        return
+    objects = sorted((out / build.backend).glob("*_gpu.o"))
+    for target in build.targets:
+        result = Result(target, size, says=says)
+        try:
+            cuda = build.backend == "cuda"
+            read = cuda_kernels(target, objects, log) if cuda else rocm_kernels(target, objects, build.tools)
+            result.kernels = list(read)
+            result.problems += problems_of(target, result.kernels) if result.kernels else ["no kernel was found"]
+        except (RuntimeError, ValueError) as error:
+            result.problems.append(str(error))
+        yield result
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
-    table = Table(
-        "target", "seconds", "size, KiB", "kernels", "registers", "spilled, B", "shared, KiB", "matrix", "verdict"
-    )
+    table = Table("target", "module, KiB", "kernels", "registers", "spilled, B", "shared, KiB", "matrix", "verdict")
     for r in results:
         registers, spills, shared = (
             max((getattr(k, name) for k in r.kernels), default=0) for name in ("registers", "spills", "shared")
         )
         matrix = sum(k.matrix for k in r.kernels)
         verdict = f"[red]{len(r.problems)} problems[/]" if r.problems else "[green]ok[/]"
-        numbers = (
-            f"{r.seconds:.0f}",
-            f"{r.size / 1024:.0f}",
-            len(r.kernels),
-            registers,
-            spills,
-            f"{shared / 1024:.1f}",
-        )
+        numbers = (f"{r.size / 1024:.0f}", len(r.kernels), registers, spills, f"{shared / 1024:.1f}")
         table.add_row(r.target.arch, *map(str, numbers), str(matrix) if r.target.matrix else "none", verdict)
     console.print(table)
     for r in results:
@@ -285,12 +292,15 @@ def main() -> None:
     os.environ["PATH"] += "".join(f"{os.pathsep}{path}" for path in disassemblers())
     out = options.out.resolve()
     complete_device_libraries(out)
-    targets = [t for t in (*cuda_targets(), *rocm_targets(out)) if not options.target or t.arch in options.target]
     console = Console(width=120)
     results = []
-    for target in targets:
-        console.print(f"building {target.backend} for {target.arch}")
-        results.append(check(target, out / target.arch))
+    for build in builds(out):
+        chosen = tuple(t for t in build.targets if not options.target or t.arch in options.target)
+        if chosen:
+            started = time.monotonic()
+            results += check(replace(build, targets=chosen), out / build.name)
+            names = ", ".join(t.arch for t in chosen)
+            console.print(f"{build.name}: {names} compiled and read in {time.monotonic() - started:.0f} s")
     show(console, results)
     sys.exit(1 if not results or any(r.problems for r in results) else 0)
 

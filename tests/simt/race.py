@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import subprocess
 import sys
 import time
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--op", action="append", default=[], help="Only this operator; repeatable.")
     parser.add_argument("--device", action="append", choices=DEVICES, help="Only this device; repeatable.")
     parser.add_argument("--cases", type=int, default=2, help="Cases of each operator and dtype.")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 1 << 31))
+    parser.add_argument("--seed", type=int, default=1, help="Chooses the order of blocks, not 0.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     calls = given.out / "calls"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from checkout import ROOT
+from seeds import SEED
 from spikingbrain_hal import selection
 from spikingbrain_hal.backend import Kernel
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.conformance.planted import PLANTS, misbehaviour
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SEED = random.SystemRandom().randrange(1 << 31)
 
 
 def test_committed_page_names_every_plant_and_no_other() -> None:

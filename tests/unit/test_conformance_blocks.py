@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from seeds import SEED
 from spikingbrain_hal import register_backend, unregister_backend, use_backend
 from spikingbrain_hal.conformance.case import not_planned, plan
 from spikingbrain_hal.conformance.checks import BackendContext
@@ -19,7 +19,6 @@ from spikingbrain_hal.testing import python_backend
 
 Check = Callable[[BackendContext], None]
 GLA, STEP = "gated_linear_attention", "gated_linear_attention_step_"
-SEED = random.SystemRandom().randrange(1 << 31)
 
 
 def changed(op: str, **values: Any) -> Callable[..., Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from seeds import SEED
 from spikingbrain_hal import ops
 from spikingbrain_hal.conformance.calibration import Findings, chosen
 from spikingbrain_hal.conformance.calibration_page import text
@@ -21,7 +21,6 @@ from spikingbrain_hal.registry import OPERATORS
 from spikingbrain_hal.testing import assert_matches, make_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SEED = random.SystemRandom().randrange(1 << 31)
 BUGS = [p for p in chosen([]) if p.wrong]
 VARIANTS = [p for p in chosen([]) if not p.wrong]
 

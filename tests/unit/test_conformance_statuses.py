@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from oracle_bugs import session, with_kernel
 
+from seeds import SEED
 from spikingbrain_hal.backend import Kernel
 from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.judge import Judgement, Mismatch, every
@@ -22,7 +22,6 @@ from spikingbrain_hal.registry import OPERATORS
 from spikingbrain_hal.testing import assert_matches, make_inputs, python_backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SEED = random.SystemRandom().randrange(1 << 31)
 run = partial(oracle_bugs.run, seed=SEED)
 
 

@@ -198,6 +198,12 @@ def test_examples_are_what_the_command_writes_and_kernels(name: str, tmp_path: P
     )
 
 
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for one project after another: CMake looks at the compiler once."""
+    return tmp_path_factory.mktemp("configured")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -205,6 +211,11 @@ def test_examples_are_what_the_command_writes_and_kernels(name: str, tmp_path: P
         ("sbhal_add_backend(acme HOST)", "'acme', which is HOST, needs DESTINATION"),
         ("sbhal_add_backend(acme GPU DESTINATION x FLAGS -x cu)", "which is GPU, needs COMPILER"),
         ("sbhal_add_backend(acme SIMULATED DESTINATION x)", "which is SIMULATED, needs WAVE"),
+        ("sbhal_add_backend(acme SIMULATED DESTINATION x WAVE 16)", "has a WAVE of 16, expected 32 or 64"),
+        (
+            'set(SBHAL_CPU_ISAS "avx2;avx12")\nsbhal_add_backend(acme HOST EVERY_ISA DESTINATION x)',
+            "no instruction set 'avx12'. Did you mean 'avx2'? Known ones: portable, avx2, avx512, avx512_bf16.",
+        ),
         ("sbhal_add_backend(acme HOST DESTINATION x SHARED all)", "arguments that mean nothing: SHARED;all"),
         (
             "sbhal_add_backend(acme HOST DESTINATION x)\nsbhal_use_shared_sources(acme)",
@@ -217,13 +228,13 @@ def test_examples_are_what_the_command_writes_and_kernels(name: str, tmp_path: P
         ),
     ],
 )
-def test_wrong_calls_of_the_build_are_refused(call: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "CMakeLists.txt").write_text(
+def test_wrong_calls_of_the_build_are_refused(call: str, message: str, configured: Path) -> None:
+    (configured / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.20)\nproject(acme LANGUAGES CXX)\nset(PYBIND11_FINDPYTHON ON)\n"
         f'find_package(pybind11 CONFIG REQUIRED)\nset(SBHAL_CSRC "{ROOT}/csrc")\n'
         f'include("{ROOT}/cmake/backend.cmake")\n{call}\n'
     )
     pybind11 = run("python", "-m", "pybind11", "--cmakedir").strip()
-    done = attempt("cmake", "-G", "Ninja", "-S", tmp_path, "-B", tmp_path / "build", f"-Dpybind11_DIR={pybind11}")
+    done = attempt("cmake", "-G", "Ninja", "-S", configured, "-B", configured / "build", f"-Dpybind11_DIR={pybind11}")
     assert done.returncode != 0
     assert message in " ".join(done.stdout.split())
