@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make gpu-check` needs beside nvcc, on Debian 12: hipcc with clang 15 and AMD's headers and device
-# libraries, and clang 19 for targets that hipcc 5.2 does not know. Does nothing where they are installed.
+# libraries, and clang 19 for targets that hipcc 5.2 does not know; then the programs that are named, from packages of
+# that name. Does nothing where they are installed.
 set -euo pipefail
 
 if ! command -v nvcc > /dev/null; then
@@ -18,6 +19,9 @@ fi
 if missing clang++-19 lld-19 clang-offload-bundler-19 llvm-readelf-19 llvm-objdump-19; then
   packages+=(clang-19 lld-19 clang-tools-19 llvm-19)
 fi
+for program in "$@"; do
+  if missing "$program"; then packages+=("$program"); fi
+done
 if [ ${#packages[@]} -gt 0 ]; then
   as_root apt-get update -qq
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" > /dev/null
