@@ -53,6 +53,12 @@ class Opened:
         return self.device_type == "cpu"
 
 
+def call_public(spec: OpSpec, args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Runs an operator as a public function does, with autograd."""
+    results = call(spec, *args)
+    return results if isinstance(results, tuple) else (results,)
+
+
 class Lied(AssertionError):
     """One way of calling a kernel serves what another calls unsupported: its plan, its launch, or both at once."""
 
@@ -116,8 +122,7 @@ class Target:
     def differentiable(self, spec: OpSpec, args: Sequence[Any]) -> tuple[Tensor, ...]:
         """Runs an operator as a public function does, with autograd; raises as :meth:`call` does."""
         with self.honest(spec, args):
-            results = call(spec, *args)
-        return results if isinstance(results, tuple) else (results,)
+            return call_public(spec, args)
 
     def prepare(
         self, spec: OpSpec, args: Sequence[Any], threads: int = 1
