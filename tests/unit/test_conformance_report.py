@@ -82,6 +82,14 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     assert {"torch", "python", "platform", "packages", "builds", "package", "environment"} <= environment.keys()
 
 
+def test_of_two_versions_the_one_that_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert description.packages()["pytest"] == pytest.__version__
+    (tmp_path / "pytest-0.1.dist-info").mkdir()
+    (tmp_path / "pytest-0.1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: pytest\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert description.packages()["pytest"] == "0.1"
+
+
 def test_the_junit_file_of_a_run_that_passes_is_green(tmp_path: Path) -> None:
     paths = report.write(Report(about(), [record(Status.PASS)]), tmp_path)
     suites = ElementTree.parse(paths["junit"]).getroot()

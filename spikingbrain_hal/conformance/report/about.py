@@ -66,8 +66,11 @@ def describe(
 
 
 def packages() -> dict[str, str]:
-    """Every installed distribution and its version, by name."""
-    found = {d.metadata["Name"]: str(d.version) for d in distributions() if d.metadata["Name"]}
+    """Every installed distribution and its version, by name; of two with one name the one that is imported."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        if name := distribution.metadata["Name"]:
+            found.setdefault(name, str(distribution.version))
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
