@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import selection
+from .arguments import check_castable, check_types
 from .dispatch import needs_grad
-from .spec import OpSpec
+from .spec import NAMESPACE, OpSpec
 
 _any_autocast = torch._C._is_any_autocast_enabled
 _any_transform = torch._C._are_functorch_transforms_active
@@ -25,13 +26,18 @@ _functions: dict[str, type[torch.autograd.Function]] = {}
 
 def call(spec: OpSpec, *args: Any) -> Any:
     """Runs an operator with autograd and autocast; what the public functions end in."""
-    if _grad_enabled() or _any_autocast() or _any_transform() or forward_ad._current_level >= 0:
-        return _call_with_care(spec, args)
-    return spec.raw(*args)
+    try:
+        if _grad_enabled() or _any_autocast() or _any_transform() or forward_ad._current_level >= 0:
+            return _call_with_care(spec, args)
+        return spec.raw(*args)
+    except RuntimeError as error:
+        if f"{NAMESPACE}::{spec.name}() " in str(error):  # torch refuses it by the schema; the declaration says why
+            check_types(spec, args)
+        raise
 
 
 def _call_with_care(spec: OpSpec, args: tuple[Any, ...]) -> Any:
-    if spec.autocast and torch.is_autocast_enabled(args[0].device.type):
+    if spec.autocast and _any_autocast():
         args = _autocast(spec, args)
     if forward_ad._current_level >= 0 or _any_transform():
         _refuse_transforms(spec, args)
@@ -45,13 +51,17 @@ def _call_with_care(spec: OpSpec, args: tuple[Any, ...]) -> Any:
         return spec.raw(*args)
 
 
-def _autocast(spec: OpSpec, args: Sequence[Any]) -> tuple[Any, ...]:
-    dtype = torch.get_autocast_dtype(args[0].device.type)
-    names = list(spec.inputs)
-    return tuple(
-        a.to(dtype) if i < len(names) and names[i] in spec.autocast and a.dtype != torch.float64 else a
-        for i, a in enumerate(args)
-    )
+def _autocast(spec: OpSpec, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Casts the inputs that the declaration names, where autocast is on; float64 and what is beside it stay."""
+    check_castable(spec, args)
+    device_type = args[0].device.type
+    at = [i for i, n in enumerate(spec.inputs) if n in spec.autocast and args[i] is not None]
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return args
+    if any(args[i].dtype == torch.float64 for i in at):
+        return args
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(a.to(dtype) if i in at else a for i, a in enumerate(args))
 
 
 def _refuse_transforms(spec: OpSpec, args: Sequence[Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 class Kernel(NamedTuple):
     """One operator of one backend. Any two callables do: pybind11 functions, a vendor library, Triton.
 
+    Python functions are launched outside autocast and without gradients, whatever their caller has turned on.
+
     Attributes:
         plan: ``plan(*inputs, *attributes) -> workspace bytes``. Runs on the host, reads metadata only, writes nothing.
             Raises :class:`UnsupportedOp` for a legal call it doesn't serve, ValueError or TypeError for a wrong one.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
+from typing import Any
+
+import torch
 
 from .backend import Backend, Kernel
 from .errors import BackendUnavailable
@@ -104,10 +109,28 @@ def load_kernels(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
                 f"this is version {spec.version}; reinstall the backend"
             )
         else:
-            kernels[name] = kernel
+            kernels[name] = _shielded(kernel, backend.device_type)
     for name in OPERATORS.keys() - offered.keys():
         refused[name] = "the backend has no kernel for it"
     return kernels, refused
+
+
+def _shielded(kernel: Kernel, device_type: str) -> Kernel:
+    """The kernel, whose Python functions autocast and grad mode of the caller do not reach."""
+
+    def shield(function: Callable[..., None]) -> Callable[..., None]:
+        if inspect.isbuiltin(function):  # native code calls no torch
+            return function
+
+        @functools.wraps(function)
+        def shielded(*args: Any) -> None:
+            with torch.no_grad(), torch.autocast(device_type, enabled=False):
+                function(*args)
+
+        return shielded
+
+    run = None if kernel.run is None else shield(kernel.run)
+    return kernel._replace(launch=shield(kernel.launch), run=run)
 
 
 def _offered(backend: Backend) -> Mapping[str, Kernel]:

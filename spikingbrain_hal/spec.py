@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,17 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .axes import pair_axes
+from . import arguments
 
 NAMESPACE = "sbhal"
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-DTYPES: dict[str, tuple[torch.dtype, ...]] = {
-    "float": FLOATS,
-    "index": (torch.int32, torch.int64),
-    "float32": (torch.float32,),
-    "int16": (torch.int16,),
-    "int8": (torch.int8,),
-}
 _SCHEMA_TYPES = {"float": "float", "int": "int", "bool": "bool", "str": "str"}
 
 
@@ -39,7 +30,8 @@ class Input:
     Args:
         axes: Names of the axes in memory order, ``"B T H K"``; ``...`` stands for any number of axes and binds them
             as a group; alternatives are separated by ``|``; a number is an axis of exactly that size.
-        dtype: A key of ``DTYPES``, the name of another input to share its dtype with, or several joined by ``|``.
+        dtype: A key of :data:`spikingbrain_hal.arguments.DTYPES`, the name of another input to share its dtype with,
+            or several joined by ``|``.
         fill: How cases fill it, a name in :data:`spikingbrain_hal.fills.FILLS`.
         doc: What it is, for the generated page.
         packs: The axis that offsets or lengths divide; what lies behind the last of them is padding.
@@ -195,82 +187,16 @@ class OpSpec:
             ValueError: A shape, a device or an attribute is not accepted.
             TypeError: A tensor is missing or has a dtype that is not accepted.
         """
-        a = self.bind(args)
-        sizes: dict[str, Any] = {}
-        origin: dict[str, str] = {}
-        self._check_dtypes(a)
-        for axis, derive in self.derived.items():
-            names = inspect.signature(derive).parameters
-            if self._present(names, a):
-                with suppress(IndexError):  # of a tensor with too few axes, which binding them refuses
-                    sizes[axis] = derive(**{n: a[n] for n in names})
-                origin[axis] = " and ".join(names)
-        for name, spec in self.inputs.items():
-            if a[name] is not None:
-                self._bind_axes(name, spec, a[name], sizes, origin)
-        self._enforce(self.rules, {**a, **sizes})
-        return sizes
+        return arguments.check(self, args)
 
     def check_contents(self, args: Sequence[Any]) -> None:
         """Raises the declared argument errors, also those that only a look at values shows. Waits for the device."""
         sizes = self.check(args)
-        self._enforce(self.contents, {**self.bind(args), **sizes})
-
-    def _enforce(self, rules: Sequence[Rule], a: Mapping[str, Any]) -> None:
-        for problem in filter(None, (rule(a) for rule in rules)):
-            raise ValueError(f"{self.name}: {problem}")
-
-    def _present(self, names: Iterable[str], a: Mapping[str, Any]) -> bool:
-        return all(a[n] is not None or n in self.optional for n in names if n in self.inputs)
-
-    def _check_dtypes(self, a: Mapping[str, Any]) -> None:
-        device = None
-        for name, spec in self.inputs.items():
-            t = a[name]
-            if t is None:
-                if name not in self.optional:
-                    raise TypeError(f"{self.name}: {name} is None, expected a tensor [{spec.axes}]")
-                continue
-            if not isinstance(t, Tensor):
-                raise TypeError(f"{self.name}: {name} is {type(t).__name__}, expected a tensor [{spec.axes}]")
-            accepted = self.accepted_dtypes(name, a)
-            if t.dtype not in accepted:
-                wanted = " or ".join(str(d).removeprefix("torch.") for d in accepted)
-                given = str(t.dtype).removeprefix("torch.")
-                raise TypeError(f"{self.name}: {name} is {given}, expected {wanted}")
-            if device is None:
-                device, first = t.device, name
-            elif t.device != device:
-                raise ValueError(f"{self.name}: {name} is on {t.device}, expected {device}, where {first} is")
+        arguments.enforce(self, self.contents, {**self.bind(args), **sizes})
 
     def accepted_dtypes(self, name: str, a: Mapping[str, Any]) -> tuple[torch.dtype, ...]:
         """The dtypes input ``name`` may have beside the other arguments ``a``."""
-        accepted: list[torch.dtype] = []
-        for option in self.inputs[name].dtype.split("|"):
-            if option in self.inputs:
-                accepted += [a[option].dtype] if a[option] is not None else list(FLOATS)
-            elif option == "acc":
-                accepted.append(acc_dtype(self, a))
-            else:
-                accepted += DTYPES[option]
-        return tuple(dict.fromkeys(accepted))
-
-    def _bind_axes(self, name: str, spec: Input, t: Tensor, sizes: dict[str, Any], origin: dict[str, str]) -> None:
-        options = [option.split() for option in spec.axes.split("|")]
-        fitting = [o for o in options if len(o) == t.dim() or ("..." in o and len(o) - 1 <= t.dim())]
-        if not fitting:
-            raise ValueError(
-                f"{self.name}: {name} has shape {list(t.shape)}, expected [{spec.axes.replace(' ', ', ')}]"
-            )
-        for axis, size in pair_axes(fitting[0], tuple(t.shape)):
-            expected = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
-            origin.setdefault(axis, name)
-            if expected != size:
-                why = "" if axis.isdigit() else f", as in {origin[axis]}"
-                raise ValueError(
-                    f"{self.name}: axis {axis} of {name} is {size}, expected {expected}{why}"
-                    f" ({name} has shape {list(t.shape)}, expected [{spec.axes.replace(' ', ', ')}])"
-                )
+        return arguments.accepted_dtypes(self, name, a)
 
     def fake(self, *args: Any) -> Any:
         """The fake kernel: checks the arguments and allocates the outputs."""
@@ -290,9 +216,3 @@ class OpSpec:
             return self.reference(*args)
         with torch.autocast(device, enabled=False):
             return self.reference(*args)
-
-
-def acc_dtype(spec: OpSpec, a: Mapping[str, Any]) -> torch.dtype:
-    """The dtype of sums and carried state: float64 for float64 inputs, else float32."""
-    first = next(a[n] for n in spec.inputs if a[n] is not None)
-    return torch.float64 if first.dtype == torch.float64 else torch.float32

@@ -187,8 +187,7 @@ def _python_kernel(spec: OpSpec, function: Callable[..., Any], device_type: str)
             a.contiguous() if isinstance(a, Tensor) and n not in spec.mutates else a
             for n, a in zip(spec.arguments, args, strict=False)
         ]
-        with torch.autocast(given[0].device.type, enabled=False):
-            results = function(*given)
+        results = function(*given)
         outputs = args[count : count + len(spec.outputs)]
         for output, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
             output.copy_(result)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,8 @@ WRONG_NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "bool": (0, 1, 2, "yes", None),
     "str": ("", "no such name", "float64", "int8", "\x00", "ä" * 300, 0, None),
 }
-NOT_TENSORS: tuple[Any, ...] = (None, 0, 1.5, "x", [], [1.0])
+NOT_TENSORS: tuple[Any, ...] = (None, 0, 1.5, "x", [], [1.0], np.ones(3, np.float32))
+MODES = ("no_grad", "grad", "autocast", "inference")
 CHANGES = ("axis more", "axis less", "longer", "shorter", "empty", "scalar", "device", "strides", "stride 0", "values")
 VALUES = (math.nan, math.inf, -math.inf, 1e30, -1, 0, 127, 1 << 20, -(1 << 31))
 ALL_DTYPES = (*(getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64", "int8", "int16", "int32")),)
@@ -221,17 +223,18 @@ def _changes(draw: Draw, spec: OpSpec) -> Change:
 class Call:
     """A call by its recipe: a case, and what is changed in its arguments; ``public`` goes through the public function.
 
-    The case may be illegal too.
+    The case may be illegal too. ``mode``, one of MODES, is what torch is set to around the call.
     """
 
     case: Case
     dtype: torch.dtype
     changes: tuple[Change, ...]
     public: bool
+    mode: str
 
     def __str__(self) -> str:
         how = "public, " if self.public else ""
-        return f"{how}{self.case.id}, {self.dtype}" + "".join(f"; {change}" for change in self.changes)
+        return f"{how}{self.mode}, {self.case.id}, {self.dtype}" + "".join(f"; {change}" for change in self.changes)
 
     def args(self, spec: OpSpec, device: str) -> dict[str, Any]:
         """The arguments by name. A backward is given results of the right shapes, which nothing has computed."""
@@ -254,4 +257,5 @@ def calls(spec: OpSpec) -> st.SearchStrategy[Call]:
         st.sampled_from(io_dtypes(spec)),
         st.lists(_changes(spec), max_size=3).map(tuple),
         st.booleans() if spec.forward is None else st.just(False),
+        st.sampled_from(MODES),
     )

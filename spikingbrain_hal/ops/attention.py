@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal, overload
 
 import torch
@@ -255,13 +256,19 @@ def attention(
 
     Raises:
         ValueError: Shapes disagree, window is below 1 or given without causal, or offsets are wrong.
-        TypeError: A dtype is not accepted.
+        TypeError: A dtype or a type is not accepted.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
-    if window is not None and not isinstance(window, str) and window < 1:
+    if window is None:
+        window = 0
+    elif not isinstance(window, (int, Integral, torch.SymInt)):
+        raise TypeError(f"attention: window is {type(window).__name__}, expected a number of visible keys or None")
+    elif window < 1:
         raise ValueError(f"attention: window is {window}, expected a number of visible keys, at least 1, or None")
+    if not isinstance(return_lse, int):
+        raise TypeError(f"attention: return_lse is {type(return_lse).__name__}, expected a bool")
     if scale is None:
         scale = usual_scale(q)
-    o, lse = call(SPEC, q, k, v, cu_seqlens_q, cu_seqlens_k, kv_lengths, causal, window or 0, scale, sinks)
+    o, lse = call(SPEC, q, k, v, cu_seqlens_q, cu_seqlens_k, kv_lengths, causal, window, scale, sinks)
     return (o, lse) if return_lse else o

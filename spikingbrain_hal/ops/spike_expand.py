@@ -66,6 +66,16 @@ SPEC = operator(
 )
 
 
+def _timesteps(counts: Tensor, coding: str) -> int:
+    """The fewest steps that carry every count; 1 for arguments that the operator refuses."""
+    if not isinstance(coding, str) or coding not in CODINGS or not isinstance(counts, Tensor):
+        return 1
+    if counts.dtype != torch.int16 or not counts.numel() or torch._C._functorch.is_batchedtensor(counts):
+        return 1
+    low, high = (int(n.item()) for n in counts.aminmax())
+    return timesteps_needed(coding, low, high)
+
+
 def spike_expand(counts: Tensor, coding: str, timesteps: int | None = None, bit_order: str = "msb") -> Tensor:
     """Write integer counts as trains of spikes, exactly.
 
@@ -83,6 +93,7 @@ def spike_expand(counts: Tensor, coding: str, timesteps: int | None = None, bit_
 
     Raises:
         ValueError: A count doesn't fit the coding or the steps, or a name is unknown. Nothing ever wraps.
+        TypeError: counts is not int16, or another argument is not of its type.
         RuntimeError: timesteps is absent inside a compiled region.
 
     Source: SpikingBrain technical report, eqs. 22-23.
@@ -92,10 +103,6 @@ def spike_expand(counts: Tensor, coding: str, timesteps: int | None = None, bit_
             raise RuntimeError("spike_expand: timesteps is absent, expected a number inside a compiled region")
         if isinstance(counts, Tensor) and counts.is_meta:
             raise ValueError("spike_expand: timesteps is absent, expected a number, as meta tensors hold no counts")
-        if coding not in CODINGS:
-            raise ValueError(f"spike_expand: coding is {coding!r}, expected one of {', '.join(map(repr, CODINGS))}")
-        readable = isinstance(counts, Tensor) and counts.dtype == torch.int16 and counts.numel() > 0
-        low, high = (int(n.item()) for n in counts.aminmax()) if readable else (0, 0)
-        timesteps = timesteps_needed(coding, low, high)
+        timesteps = _timesteps(counts, coding)
     trains: Tensor = call(SPEC, counts, coding, timesteps, bit_order)
     return trains

@@ -127,10 +127,14 @@ def spike_linear(
 
     Raises:
         ValueError: Shapes disagree, K is not a multiple of group_size, or group_size or out_dtype is none of the above.
-        TypeError: A tensor has another dtype.
+        TypeError: A tensor has another dtype, or an argument another type.
 
     Source: SpikingBrain technical report, eqs. 22-23.
     """
-    name = "float32" if out_dtype is None else OUT_DTYPES.get(out_dtype, str(out_dtype))
+    if out_dtype is None:
+        out_dtype = torch.float32
+    elif not isinstance(out_dtype, torch.dtype):
+        raise TypeError(f"spike_linear: out_dtype is {type(out_dtype).__name__}, expected a torch.dtype or None")
+    name = OUT_DTYPES.get(out_dtype, str(out_dtype))
     y: Tensor = call(SPEC, counts, v_threshold, weight, scales, bias, group_size, name)
     return y

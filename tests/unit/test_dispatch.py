@@ -59,6 +59,20 @@ def test_a_python_kernel_serves_calls(install):
     assert seen == [(96, 0, torch.get_num_threads())]
 
 
+def test_the_caller_s_autocast_and_grad_mode_end_above_a_python_kernel(install):
+    factor = torch.eye(5).requires_grad_()
+
+    def quantize(x, k, y, workspace, stream, threads):
+        y.copy_(x @ factor)
+
+    install("toy", {"spike_quantize": kernel_of("spike_quantize", quantize)})
+    x = 1 + 2.0**-20 * torch.arange(5.0)[None]
+    with hal.use_backend("toy"), torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ops.spike_quantize(x)
+    assert torch.equal(y, x)
+    assert not y.requires_grad
+
+
 def test_explicit_selection_never_falls_back(install):
     install("hollow", {})
     with (
