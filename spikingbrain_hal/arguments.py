@@ -140,6 +140,11 @@ def accepted_dtypes(spec: OpSpec, name: str, a: Mapping[str, Any]) -> tuple[torc
     return tuple(dict.fromkeys(accepted))
 
 
+def converted(spec: OpSpec) -> tuple[str, ...]:
+    """The inputs, the first aside, that may have any float dtype and are computed with in that of sums."""
+    return tuple(n for n, d in list(spec.inputs.items())[1:] if d.dtype == "float" and n not in spec.mutates)
+
+
 def acc_dtype(spec: OpSpec, a: Mapping[str, Any]) -> torch.dtype:
     """The dtype of sums and carried state: float64 for float64 inputs, else float32."""
     first = next(a[n] for n in spec.inputs if a[n] is not None)

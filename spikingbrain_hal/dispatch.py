@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import selection
+from .arguments import converted
 from .backend import Kernel
 from .errors import StrideError, UnsupportedOp
 from .registry import LIBRARY
@@ -79,8 +80,15 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
                 launch(found, args, outputs, threads())
         except StrideError as error:
             return kernel(*_contiguous(spec, args, error))
-        except Exception as error:
-            return _refused(spec, args, device_type, error)
+        except UnsupportedOp as error:
+            spec.check(args)
+            wide = _wide(spec, args)
+            if wide:
+                return _widened(spec, kernel(*_narrowed(spec, args, wide)), wide)
+            return _fall_back(spec, args, device_type, str(error))
+        except Exception:
+            spec.check(args)  # what the declaration says is wrong, before what the kernel says
+            raise
         if writes:
             increment_version(args[written])
         return outputs[0] if single else outputs
@@ -121,12 +129,26 @@ def _unserved(spec: OpSpec, args: Sequence[Any], device_type: str) -> Any:
     return _fall_back(spec, args, device_type, active.refused.get(spec.name, "no kernel"))
 
 
-def _refused(spec: OpSpec, args: Sequence[Any], device_type: str, error: Exception) -> Any:
-    """A kernel declined the call: raise what the declaration says is wrong, or fall back, or let the error out."""
-    spec.check(args)
-    if isinstance(error, UnsupportedOp):
-        return _fall_back(spec, args, device_type, str(error))
-    raise error
+def _wide(spec: OpSpec, args: Sequence[Any]) -> dict[str, torch.dtype]:
+    """The float64 inputs beside a first one of another dtype: kernels get them in the dtype of sums."""
+    if _is_double(args[0]):
+        return {}
+    a = spec.bind(args)
+    return {n: a[n].dtype for n in converted(spec) if _is_double(a[n])}
+
+
+def _is_double(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.dtype == torch.float64
+
+
+def _narrowed(spec: OpSpec, args: Sequence[Any], wide: Mapping[str, torch.dtype]) -> list[Any]:
+    return [a.float() if n in wide else a for n, a in spec.bind(args).items()]
+
+
+def _widened(spec: OpSpec, outputs: Any, wide: Mapping[str, torch.dtype]) -> Any:
+    """The outputs of a narrowed call: those that share the dtype of a narrowed input get it back."""
+    results = zip(spec.outputs.values(), outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+    return spec.unwrap(tuple(t.to(wide.get(output.dtype, t.dtype)) for output, t in results))
 
 
 def _contiguous(spec: OpSpec, args: Sequence[Any], error: StrideError) -> list[Any]:
@@ -153,7 +175,7 @@ def _fall_back(spec: OpSpec, args: Sequence[Any], device_type: str, reason: str)
     if active.strict:
         spec.check(args)
         raise UnsupportedOp(f"{spec.name} on backend {active.name}: {reason}")
-    if any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in args):
+    if _is_double(args[0]):  # no kernel serves it, and nobody expects one to
         return spec.run_reference(*args)
     _counts["fallbacks"] += 1
     key = (spec.name, active.name, reason)

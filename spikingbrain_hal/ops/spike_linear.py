@@ -119,7 +119,7 @@ def spike_linear(
         weight: Integer codes, [N, K], int8 or int16.
         scales: What one step of a code is worth, [N, K / group_size], float32.
         group_size: 32, 64 or 128 inputs.
-        bias: Added to every row, [N], float32, bfloat16 or float16.
+        bias: Added to every row, [N], any float dtype.
         out_dtype: float32, bfloat16 or float16; float32 if absent.
 
     Returns:

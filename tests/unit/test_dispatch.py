@@ -120,6 +120,36 @@ def test_float64_is_served_without_a_warning():
     assert v_threshold.dtype == torch.float64
 
 
+def test_a_float64_state_beside_float32_is_converted_not_served_by_the_reference():
+    q, g, state = torch.randn(1, 40, 2, 8), -torch.rand(1, 40, 2, 8), torch.randn(1, 2, 8, 8)
+
+    def run(state):
+        leaf = state.clone().requires_grad_()
+        o, final = ops.gated_linear_attention(q, q, q, g, initial_state=leaf, output_final_state=True)
+        (o.sum() + final.square().sum()).backward()
+        return o.detach(), final.detach(), leaf.grad
+
+    before = hal.stats()["fallbacks"]
+    with hal.use_backend("cpu"):  # strict: the reference would be an error
+        expected, found = run(state), run(state.double())
+    assert [t.dtype for t in found] == [torch.float32, torch.float32, torch.float64]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.float(), b)
+    assert hal.stats()["fallbacks"] == before
+
+
+def test_a_float64_state_does_not_hide_a_fallback(monkeypatch):
+    from spikingbrain_hal import dispatch, selection
+
+    soft = selection.Active(current("cpu").backend, {}, {"lif_scan": "not on Sundays"}, strict=False, reason="test")
+    monkeypatch.setitem(selection.ACTIVE, "cpu", soft)
+    monkeypatch.setattr(dispatch, "_warned", set())
+    before = hal.stats()["fallbacks"]
+    with pytest.warns(UserWarning, match="lif_scan .* says: not on Sundays"):
+        ops.lif_scan(torch.randn(3, 5), torch.zeros(5).double())
+    assert hal.stats()["fallbacks"] == before + 1
+
+
 def test_a_kernel_that_fails_is_not_hidden(install):
     def broken(*_):
         raise hal.DeviceError("the device fell off")

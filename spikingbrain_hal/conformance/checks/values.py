@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from ...arguments import converted
+from ...errors import UnsupportedOp
 from ...spec import Case, OpSpec
-from ..judge import Judgement
+from ..judge import Judgement, Mismatch
 from . import Context, check, has_elements, is_legal
 
 
@@ -39,6 +41,32 @@ def _has_alternatives(spec: OpSpec, case: Case) -> bool:
 def alternatives(ctx: Context) -> Judgement:
     args = ctx.args(alternative=True)
     return ctx.judge(ctx.call(args), args, "alternative")
+
+
+def _takes_wide(spec: OpSpec, case: Case) -> bool:
+    return has_elements(spec, case) and any(n in case.given or n not in spec.optional for n in converted(spec))
+
+
+@check(
+    "inputs that may have any float dtype may be float64, and their gradients are then",
+    level=3,
+    applies=_takes_wide,
+    full=2,
+)
+def wide_inputs(ctx: Context) -> Judgement:
+    args, wide = ctx.args(), converted(ctx.spec)
+    doubled = [a.double() if n in wide and a is not None else a for n, a in ctx.spec.bind(args).items()]
+    ctx.call(args)  # who does not serve float32 need not serve these
+    try:
+        outputs = ctx.call(doubled)
+    except UnsupportedOp as error:
+        raise Mismatch(f"float64 in {' and '.join(wide)} is refused: {error}") from error
+    expected = dict(zip(ctx.spec.outputs, ctx.spec.allocate(*doubled), strict=True))
+    for name, like in expected.items():
+        if outputs[name].dtype != like.dtype:
+            raise Mismatch(f"{name} is {outputs[name].dtype}, expected {like.dtype}")
+    usual = dict(zip(ctx.spec.outputs, ctx.spec.allocate(*args), strict=True))
+    return ctx.judge({n: t.to(usual[n].dtype) if n in usual else t for n, t in outputs.items()})
 
 
 def _emptied(case: Case, axis: str) -> Case:
