@@ -150,7 +150,8 @@ def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
             if discrete_at:
                 ctx.mark_non_differentiable(*(outputs[i] for i in discrete_at))
             if not torch.compiler.is_compiling():
-                ctx.active = selection.current(inputs[0].device.type)
+                ctx.device_type = inputs[0].device.type
+                ctx.active = selection.current(ctx.device_type)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
@@ -160,7 +161,7 @@ def _make_function(spec: OpSpec) -> type[torch.autograd.Function]:
             if torch.compiler.is_compiling():
                 found = raw_backward(*args)
             else:
-                with selection.pinned(ctx.active):
+                with selection.pinned(ctx.device_type, ctx.active):
                     backward = Gradient.apply if torch.is_grad_enabled() else raw_backward
                     found = backward(*args)
             found = found if isinstance(found, (tuple, list)) else (found,)

@@ -7,6 +7,7 @@ and when it refuses, the declaration says why in its own words.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 DEVICE_TYPES = tuple(_KEYS)
 _counts: Counter[str] = Counter()
 _warned: set[tuple[str, str, str]] = set()
+_noting = threading.Lock()  # of both
 
 
 def stats() -> dict[str, int]:
@@ -56,7 +58,8 @@ def _make_kernel(spec: OpSpec, device_type: str) -> Callable[..., Any]:
     """The kernel torch calls. Every microsecond here is one of every call, so what it looks up is bound once."""
     name, allocate, single = spec.name, spec.allocate, len(spec.outputs) == 1
     writes, written = bool(spec.mutates), _places(spec, spec.mutates)
-    pinned, actives, grad_enabled = selection.PINNED, selection.ACTIVE, torch.is_grad_enabled
+    pinned = selection.PINNED.setdefault(device_type, selection.Pinned())
+    actives, grad_enabled = selection.ACTIVE, torch.is_grad_enabled
     threads, launch = torch.get_num_threads, _launch_on(device_type)
     increment_version = torch._C._increment_version
 
@@ -158,7 +161,7 @@ def _contiguous(spec: OpSpec, args: Sequence[Any], error: StrideError) -> list[A
     for i, name in enumerate(spec.inputs):
         if isinstance(args[i], Tensor) and not _has_usual_strides(args[i]) and name not in spec.mutates:
             copies[i] = args[i].clone(memory_format=torch.contiguous_format)
-            _counts["copies"] += 1
+            _count("copies")
     if all(a is b for a, b in zip(args, copies, strict=True)):
         why = "what is written in place cannot be copied" if spec.mutates else "yet every input is contiguous"
         raise ValueError(f"{error}; {why}")
@@ -177,15 +180,29 @@ def _fall_back(spec: OpSpec, args: Sequence[Any], device_type: str, reason: str)
         raise UnsupportedOp(f"{spec.name} on backend {active.name}: {reason}")
     if _is_double(args[0]):  # no kernel serves it, and nobody expects one to
         return spec.run_reference(*args)
-    _counts["fallbacks"] += 1
-    key = (spec.name, active.name, reason)
-    if key not in _warned:
-        _warned.add(key)
-        warnings.warn(
-            f"{spec.name} runs as its PyTorch reference on {device_type}: backend {active.name} says: {reason}",
-            stacklevel=4,
-        )
+    _count("fallbacks")
+    _warn_once(
+        (spec.name, active.name, reason),
+        f"{spec.name} runs as its PyTorch reference on {device_type}: backend {active.name} says: {reason}",
+    )
     return spec.run_reference(*args)
+
+
+def _count(what: str) -> None:
+    with _noting:
+        _counts[what] += 1
+
+
+def _warn_once(key: tuple[str, str, str], text: str) -> None:
+    with _noting:
+        if key in _warned:
+            return
+        _warned.add(key)
+    try:
+        warnings.warn(text, stacklevel=5)
+    except Warning:
+        _warned.discard(key)  # whoever makes it an error hears it every time
+        raise
 
 
 def _refuse_vmap(spec: OpSpec) -> None:

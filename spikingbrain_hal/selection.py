@@ -15,6 +15,7 @@ import torch
 from .backend import Backend, Kernel
 from .errors import BackendUnavailable
 from .plugin import Found, Unusable, find, load_kernels, usable
+from .scopes import Scope, Scopes
 
 GROUP = "spikingbrain_hal.backends"
 REFERENCE = "reference"
@@ -45,19 +46,19 @@ class Active:
         return self.backend.name if self.backend else REFERENCE
 
 
-_lock = threading.RLock()
-_found: dict[str, Found] = {}
-_loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
-ACTIVE: dict[str, Active] = {}
-
-
-class _Pinned(threading.local):
+class Pinned(threading.local):
     """The backend that a thread's running backward is held to."""
 
     active: Active | None = None
 
 
-PINNED = _Pinned()
+_lock = threading.RLock()
+_found: dict[str, Found] = {}
+_loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
+_chosen: dict[str, Active] = {}  # by device type, for where nobody has selected
+_scopes: dict[str, Scopes] = {}
+ACTIVE: dict[str, Active] = {}  # what serves every thread; absent until it is known, and where blocks may differ
+PINNED: dict[str, Pinned] = {}
 
 
 def installed_backends() -> dict[str, Found]:
@@ -84,22 +85,32 @@ def register_backend(backend: Backend) -> None:
 
 
 def unregister_backend(name: str) -> None:
-    """Takes back :func:`register_backend`."""
+    """Takes back :func:`register_backend`.
+
+    Raises:
+        RuntimeError: A ``with use_backend`` block that selects it is open.
+    """
     with _lock:
+        if any(active.name == name for scopes in _scopes.values() for s in scopes.blocks for active, _ in s.made):
+            raise RuntimeError(f"backend {name!r} is selected by a use_backend() block that is open")
         _found.pop(name, None)
         _loaded.pop(name, None)
-        for device_type in [d for d, a in ACTIVE.items() if a.name == name]:
-            del ACTIVE[device_type]
+        for scopes in _scopes.values():
+            scopes.process.made[:] = [(active, ref) for active, ref in scopes.process.made if active.name != name]
+        for device_type in [d for d, a in _chosen.items() if a.name == name]:
+            del _chosen[device_type]
+        for device_type in _scopes.keys() | ACTIVE.keys():
+            _publish(device_type)
 
 
-def _usable(name: str) -> Backend:
+def _installed(name: str) -> Found:
     found = installed_backends().get(name)
     if found is None:
         close = get_close_matches(name, installed_backends(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         known = ", ".join(sorted(installed_backends())) or "none"
         raise BackendUnavailable(f"there is no backend {name!r}.{hint} Installed: {known}")
-    return usable(found)
+    return found
 
 
 def load(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
@@ -117,7 +128,7 @@ def load(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
 def _activate(name: str, strict: bool, reason: str, device_type: str | None = None) -> Active:
     if name == REFERENCE:
         return Active(None, {}, {}, strict=False, reason=reason)
-    backend = _usable(name)
+    backend = usable(_installed(name))
     if device_type and backend.device_type != device_type:
         raise BackendUnavailable(f"backend {name!r} serves {backend.device_type}, not {device_type}")
     kernels, refused = load(backend)
@@ -127,11 +138,11 @@ def _activate(name: str, strict: bool, reason: str, device_type: str | None = No
 
 def _choose(device_type: str) -> Active:
     forced = os.environ.get("SBHAL_BACKEND", "")
+    if forced == REFERENCE:
+        return _activate(REFERENCE, strict=False, reason="SBHAL_BACKEND=reference")
     if forced:
-        if forced == REFERENCE:
-            return _activate(REFERENCE, strict=False, reason="SBHAL_BACKEND=reference")
-        backend = _usable(forced)
-        if backend.device_type == device_type:
+        backend = _installed(forced).backend
+        if backend is None or backend.device_type == device_type:  # a broken one may be meant for any
             return _activate(forced, strict=True, reason=f"SBHAL_BACKEND={forced}")
     candidates = []
     for found in installed_backends().values():
@@ -152,31 +163,49 @@ def _choose(device_type: str) -> Active:
 
 def current(device_type: str) -> Active:
     """The backend that serves tensors of this device type on this thread, chosen on first use."""
-    if PINNED.active is not None:
-        return PINNED.active
+    pinned = PINNED.get(device_type)
+    if pinned is not None and pinned.active is not None:
+        return pinned.active
     active = ACTIVE.get(device_type)
     if active is None:
         with _lock:
-            active = ACTIVE.setdefault(device_type, _choose(device_type))
+            active = _scopes.setdefault(device_type, Scopes()).here()
+            if active is None:
+                if device_type not in _chosen:
+                    _chosen[device_type] = _choose(device_type)
+                active = _chosen[device_type]
+            _publish(device_type)
     return active
 
 
+def _publish(device_type: str) -> None:
+    """Brings ACTIVE up to date, which calls look at first."""
+    scopes = _scopes.setdefault(device_type, Scopes())
+    active = scopes.everywhere() or (None if scopes.blocks else _chosen.get(device_type))
+    if active is None:
+        ACTIVE.pop(device_type, None)
+    else:
+        ACTIVE[device_type] = active
+
+
 @contextlib.contextmanager
-def pinned(active: Active) -> Iterator[None]:
+def pinned(device_type: str, active: Active) -> Iterator[None]:
     """Runs a backward on the backend of its forward, on this thread only, whatever is selected by then."""
-    before = PINNED.active
-    PINNED.active = active
+    place = PINNED.setdefault(device_type, Pinned())
+    before = place.active
+    place.active = active
     try:
         yield
     finally:
-        PINNED.active = before
+        place.active = before
 
 
 class use_backend:
-    """Selects a backend for its device type, process-wide, strictly: an unsupported call raises UnsupportedOp.
+    """Selects a backend for its device type, strictly: an unsupported call raises UnsupportedOp.
 
-    As a call it holds from then on; as a context manager it is undone at the end. ``"reference"`` selects the plain
-    PyTorch references of the given device type.
+    As a call it holds from then on, in a block until that ends. ``with use_backend(...)`` makes a block of its own: it
+    holds on the thread or task that entered it, and wherever no other block has been entered, until it is left. Blocks
+    may overlap and be left in any order. ``"reference"`` selects the plain PyTorch references of the given device type.
 
     Args:
         name: A backend's name, or ``"reference"``.
@@ -184,24 +213,39 @@ class use_backend:
 
     Raises:
         BackendUnavailable: It is not installed, or finds no device; the message gives the reason.
-        RuntimeError: Called inside a compiled region, where it would silently run the backend compiled in.
+        RuntimeError: Called inside a compiled region, where it would silently run the backend compiled in; or one
+            object is entered twice.
     """
 
     def __init__(self, name: str, device_type: str | None = None) -> None:
-        if torch.compiler.is_compiling():
-            raise RuntimeError("use_backend() cannot be called inside a compiled region")
+        _refuse_compiled()
         with _lock:
             active = _activate(name, strict=True, reason=f"use_backend({name!r})", device_type=device_type)
+            self._active = active
             self._device_type = active.backend.device_type if active.backend else device_type or "cpu"
-            self._before = ACTIVE.get(self._device_type)
-            ACTIVE[self._device_type] = active
+            self._scopes = _scopes.setdefault(self._device_type, Scopes())
+            self._made_in = self._scopes.own() or self._scopes.process
+            self._block: Scope | None = None
+            self._made_in.add(active, self)
+            _publish(self._device_type)
 
     def __enter__(self) -> None:
-        return None
+        _refuse_compiled()
+        with _lock:
+            if self._block is not None:
+                raise RuntimeError(f"use_backend({self._active.name!r}) is entered again: make one for each block")
+            self._made_in.drop(self)
+            self._block = self._scopes.enter(self._active, self)
+            _publish(self._device_type)
 
     def __exit__(self, *_: object) -> None:
         with _lock:
-            if self._before is None:
-                ACTIVE.pop(self._device_type, None)
-            else:
-                ACTIVE[self._device_type] = self._before
+            if self._block is None:
+                raise RuntimeError(f"use_backend({self._active.name!r}) is left and was not entered")
+            self._scopes.leave(self._block)
+            _publish(self._device_type)
+
+
+def _refuse_compiled() -> None:
+    if torch.compiler.is_compiling():
+        raise RuntimeError("use_backend() cannot be called inside a compiled region")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from checkout import Environment, make_environment
 from seeds import SEED
+from spikingbrain_hal import selection
 
 hypothesis.core.global_force_seed = SEED  # what --hypothesis-seed sets
 hypothesis.settings.register_profile("no memory", database=None)  # of what failed before
@@ -47,6 +49,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own_selection() -> Iterator[None]:
+    """No backend is selected or chosen yet, and what the test selects is forgotten."""
+    kept: list[dict[str, Any]] = [selection.ACTIVE, selection._chosen, selection._scopes]
+    before = [dict(k) for k in kept]
+    for k in kept:
+        k.clear()
+    yield
+    for k, b in zip(kept, before, strict=True):
+        k.clear()
+        k.update(b)
 
 
 @pytest.fixture

@@ -40,7 +40,10 @@ def doctor() -> None:
         if name.startswith("SBHAL_"):
             console.print(f"{name}={value}")
     problems = _show_backends(console)
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    asked = installed_backends().get(os.environ.get("SBHAL_BACKEND", ""))
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices += [asked.backend.device_type] if asked is not None and asked.backend is not None else []
+    for device in dict.fromkeys(devices):
         problems += _show_choice(console, device)
     problems += _show_openmp(console)
     end_with(console, problems)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 
 from checkout import ROOT
 from seeds import SEED
-from spikingbrain_hal import selection
 from spikingbrain_hal.backend import Kernel
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.conformance.planted import PLANTS, misbehaviour
@@ -28,19 +26,11 @@ def test_committed_page_names_every_plant_and_no_other() -> None:
     assert (ROOT / "docs/calibration.svg").read_text(encoding="utf-8").count("<svg ") == 1
 
 
-@pytest.fixture
-def _restored_selection() -> Iterator[None]:
-    before = dict(selection.ACTIVE)
-    yield
-    selection.ACTIVE.clear()
-    selection.ACTIVE.update(before)
-
-
 def run_command(*arguments: str) -> Any:
     return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, ["calibrate", *arguments])
 
 
-@pytest.mark.usefixtures("_restored_selection")
+@pytest.mark.usefixtures("own_selection")
 def test_command_writes_page_and_figure(tmp_path: Path) -> None:
     done = run_command("--op", "spike_collapse", "--seeds", "2", "--first", str(SEED), "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
@@ -51,7 +41,7 @@ def test_command_writes_page_and_figure(tmp_path: Path) -> None:
     assert (tmp_path / "calibration.svg").exists()
 
 
-@pytest.mark.usefixtures("_restored_selection")
+@pytest.mark.usefixtures("own_selection")
 def test_command_fails_where_a_bug_is_accepted(tmp_path: Path) -> None:
     @misbehaviour("spike_collapse", "Nothing is wrong with it.", check="refuses")
     def harmless(kernel: Kernel) -> Kernel:
@@ -66,7 +56,7 @@ def test_command_fails_where_a_bug_is_accepted(tmp_path: Path) -> None:
     assert "FAIL" in done.output
 
 
-@pytest.mark.usefixtures("_restored_selection")
+@pytest.mark.usefixtures("own_selection")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--op", "spike_colapse"), "no operator 'spike_colapse'"), (("--import", "no_such_module"), "no_such_module")],

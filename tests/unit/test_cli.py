@@ -6,31 +6,24 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from spikingbrain_hal import register_backend, selection, unregister_backend
+from spikingbrain_hal import register_backend, unregister_backend
 from spikingbrain_hal.backend import Backend, DeviceProperties, Kernel
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.cli.doctor import openmp_runtimes
 from spikingbrain_hal.conformance.journal import FORMAT, NAME
 from spikingbrain_hal.conformance.report import bundle
 from spikingbrain_hal.conformance.suite import problems_of
+from spikingbrain_hal.testing import python_backend
 
 COMMAND = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 QUICK = ("--profile", "quick", "--no-bench", "--seed", "5")
-
-
-@pytest.fixture(autouse=True)
-def _restore_selection() -> Iterator[None]:
-    """The command selects a backend for the process that it expects to end."""
-    before = dict(selection.ACTIVE)
-    yield
-    selection.ACTIVE.clear()
-    selection.ACTIVE.update(before)
+pytestmark = pytest.mark.usefixtures("own_selection")  # a command selects for the process that it expects to end
 
 
 def test_conformance_writes_a_report_and_says_pass(tmp_path: Path) -> None:
@@ -156,7 +149,6 @@ def test_doctor_finds_the_cpu_backend() -> None:
 
 def test_doctor_shows_the_environment_and_a_selection_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBHAL_BACKEND", "nowhere")
-    selection.ACTIVE.clear()
     done = COMMAND.invoke(app, ["doctor"])
     assert done.exit_code == 1
     assert "SBHAL_BACKEND=nowhere" in done.output
@@ -164,9 +156,20 @@ def test_doctor_shows_the_environment_and_a_selection_that_fails(monkeypatch: py
     assert "no backend 'nowhere'" in done.output
 
 
+def test_doctor_shows_that_a_selected_backend_finds_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_backend(replace(python_backend("asleep", device_type="cuda"), probe=lambda: "no card is plugged in"))
+    try:
+        monkeypatch.setenv("SBHAL_BACKEND", "asleep")
+        done = COMMAND.invoke(app, ["doctor"])
+    finally:
+        unregister_backend("asleep")
+    assert done.exit_code == 1
+    assert "cpu is served by cpu" in done.output
+    assert "problem: device type cuda: backend 'asleep' is not available: no card is plugged in" in done.output
+
+
 def test_doctor_says_what_the_reference_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBHAL_BACKEND", "reference")
-    selection.ACTIVE.clear()
     done = COMMAND.invoke(app, ["doctor"])
     assert done.exit_code == 0
     assert "cpu is served by reference" in done.output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 from sample_reports import about, every_status, record, whole
 from typer.testing import CliRunner
 
-from spikingbrain_hal import selection
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.conformance import report
 from spikingbrain_hal.conformance.mustpass import OPERATOR_SET, MustPass
@@ -43,15 +42,7 @@ def saved(path: Path, found: Report) -> Path:
     return path
 
 
-@pytest.fixture
-def _restore_selection() -> Iterator[None]:
-    before = dict(selection.ACTIVE)
-    yield
-    selection.ACTIVE.clear()
-    selection.ACTIVE.update(before)
-
-
-@pytest.mark.usefixtures("_restore_selection")
+@pytest.mark.usefixtures("own_selection")
 def test_a_real_run_from_bundle_to_badge(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["--backend", "cpu", "--case", "spike_collapse/values", "--profile", "quick", "--no-bench"]

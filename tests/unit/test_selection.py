@@ -27,9 +27,9 @@ backend = Backend("acme", "test", "cpu", lambda: None, dict, lambda: DevicePrope
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    """Nothing has been found, loaded or chosen yet."""
-    kept: list[dict[str, Any]] = [selection._found, selection._loaded, selection.ACTIVE]
+def _fresh(own_selection: None) -> Iterator[None]:
+    """Nothing has been found or loaded yet either."""
+    kept: list[dict[str, Any]] = [selection._found, selection._loaded]
     before = [dict(k) for k in kept]
     for k in kept:
         k.clear()
