@@ -96,12 +96,18 @@ def simulated_backend(package: str, name: str, vendor: str, module: Callable[[],
     return _backend(name, vendor, "cpu", probe, lambda: _native(package, module()), simulated=True)
 
 
+X86_64_V3 = (  # what a compiler may use beyond any x86-64, in the words of /proc/cpuinfo
+    *("pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm", "xsave"),
+    *("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"),
+)
+
+
 def _processor_problem() -> str | None:
     """Why this processor cannot run the simulation, which is compiled for x86-64-v3 or any aarch64."""
     if machine() not in ("x86_64", "AMD64"):
         return None
     listed = Path("/proc/cpuinfo").read_text().split()
-    missing = [name for name in ("avx2", "bmi2", "f16c", "fma") if name not in listed]
+    missing = [name for name in X86_64_V3 if name not in listed]
     return f"simulated devices need a processor with {', '.join(missing)}" if missing else None
 
 
