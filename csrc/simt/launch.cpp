@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -86,15 +87,30 @@ class Launcher {
     const unsigned wanted = wanted_threads ? wanted_threads : omp_get_max_threads();
     const unsigned team = kThreadSanitizer ? 1 : std::min(wanted, count_);
     chunk_ = std::max(1u, std::min(16u, count_ / (8 * team)));
-    if (team == 1) return work();
+    if (team == 1) {
+      work();
+    } else {
 #pragma omp parallel num_threads(team)
-    work();
+      work();
+    }
+    if (thrown_) std::rethrow_exception(thrown_);
   }
   const char* error() const { return failed_ < count_ ? error_ : nullptr; }
 
  private:
+  // An exception must not leave a parallel region: the first is kept for run(), and no more blocks start.
+  void work() noexcept {
+    try {
+      run_blocks();
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!thrown_) thrown_ = std::current_exception();
+      failed_ = 0;
+    }
+  }
+
   // Every block before one that fails runs, so the error is the same for any number of OS threads.
-  void work() {
+  void run_blocks() {
     std::unique_ptr<Worker> mine = workers().take();
     mine->begin_launch();
     for (uint64_t i; (i = next_.fetch_add(chunk_)) < failed_;)
@@ -117,6 +133,7 @@ class Launcher {
   unsigned chunk_;
   std::atomic<uint64_t> next_{0}, failed_;  // the first in order that failed, else count_
   std::mutex mutex_;
+  std::exception_ptr thrown_;
   char error_[1024];
 };
 

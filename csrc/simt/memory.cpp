@@ -87,8 +87,8 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  void open();
-  void close();
+  void open();  // all of it, or none where memory is short
+  void close() noexcept;
   const char* bring_back();
 
  private:
@@ -159,8 +159,13 @@ void Call::stage_workspace(int64_t bytes) {
 }
 
 void Call::open() {
-  for (Copy& copy : copies_) copy.device.open();
-  if (workspace_) workspace_->open();
+  try {
+    for (Copy& copy : copies_) copy.device.open();
+    if (workspace_) workspace_->open();
+  } catch (...) {
+    close();
+    throw;
+  }
   if (!filled_) fill();
   filled_ = true;
 }
@@ -175,7 +180,7 @@ void Call::fill() {
   std::memset(workspace_->data(), 0xff, workspace_->bytes());  // NaN
 }
 
-void Call::close() {
+void Call::close() noexcept {
   for (Copy& copy : copies_) copy.device.close();
   if (workspace_) workspace_->close();
 }

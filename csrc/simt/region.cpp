@@ -44,7 +44,7 @@ Region::Region(size_t bytes, size_t alignment, size_t remainder) : bytes_(bytes)
 }
 Region::~Region() { open(); }
 void Region::open() { unpoison(data_, bytes_); }
-void Region::close() { poison(data_, bytes_); }
+void Region::close() noexcept { poison(data_, bytes_); }
 void Region::guard() {}
 bool Region::intact() const { return true; }
 
@@ -76,11 +76,15 @@ template <class Mapping> class Kept {
       }
     return std::make_unique<Mapping>(capacity);
   }
-  void give_back(std::unique_ptr<Mapping> mapping) {
+  void give_back(std::unique_ptr<Mapping> mapping) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes_ + mapping->capacity > kMostBytes) return;
-    bytes_ += mapping->capacity;
-    kept_.push_back(std::move(mapping));
+    const size_t capacity = mapping->capacity;
+    if (bytes_ + capacity > kMostBytes) return;
+    try {
+      kept_.push_back(std::move(mapping));
+      bytes_ += capacity;
+    } catch (const std::bad_alloc&) {  // then it is not kept
+    }
   }
 
  private:
@@ -97,10 +101,6 @@ template <class Mapping> Kept<Mapping>& kept() {
 
 }  // namespace
 
-static void set_access(char* first, char* end, int access) {
-  if (mprotect(first, end - first, access) != 0) throw std::bad_alloc();
-}
-
 Region::Region(size_t bytes, size_t alignment, size_t remainder) : bytes_(bytes) {
   size_t capacity = page();
   while (capacity < bytes + alignment) capacity *= 2;
@@ -111,8 +111,10 @@ Region::Region(size_t bytes, size_t alignment, size_t remainder) : bytes_(bytes)
   first_ = data_ - reinterpret_cast<uintptr_t>(data_) % page();
 }
 Region::~Region() { kept<Mapping>().give_back(std::move(mapping_)); }
-void Region::open() { set_access(first_, end_, PROT_READ | PROT_WRITE); }
-void Region::close() { set_access(first_, end_, PROT_NONE); }
+void Region::open() {
+  if (mprotect(first_, end_ - first_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+}
+void Region::close() noexcept { mprotect(first_, end_ - first_, PROT_NONE); }
 void Region::guard() {
   simt::guard(first_, data_ - first_);
   simt::guard(data_ + bytes_, end_ - data_ - bytes_);

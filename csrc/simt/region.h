@@ -17,10 +17,10 @@ class Region {
 
   char* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  void open();
-  void close();
-  void guard();         // once, when it is first open
-  bool intact() const;  // nothing was written beside it
+  void open();            // throws where memory is short
+  void close() noexcept;  // what was open becomes one mapping again, which takes no memory
+  void guard();           // once, when it is first open
+  bool intact() const;    // nothing was written beside it
 
  private:
   struct Mapping;

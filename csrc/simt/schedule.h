@@ -28,7 +28,7 @@ SBHAL_SIMT_INLINE void Worker::stop(unsigned thread) {
 
 SBHAL_SIMT_INLINE void Worker::resume(unsigned thread, unsigned from, bool for_ever) {
   if (thread != kLauncher) {
-    if (__builtin_expect(fresh(thread), false)) make_context(thread);
+    if (__builtin_expect(fresh(thread), false)) make_context(thread, from);
     position.thread = thread;
   }
   contexts_.leave(from, for_ever, thread, stack_[thread], Stacks::kBytes);

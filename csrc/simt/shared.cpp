@@ -26,8 +26,9 @@ SharedMemory::~SharedMemory() { munmap(arena_, kArena + kTokens); }
 
 void SharedMemory::begin_block() {
   if (kThreadSanitizer) {  // new memory, written before the block starts: blocks share nothing
+    char* const fresh = map(kArena + kTokens);
     munmap(arena_, kArena + kTokens);
-    arena_ = map(kArena + kTokens);
+    arena_ = fresh;
     std::memset(arena_, 0xff, kArena);
     begin_launch();
   }

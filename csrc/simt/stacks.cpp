@@ -7,26 +7,28 @@
 
 namespace simt {
 
-Stacks::Stacks() : pitch_(kBytes + sysconf(_SC_PAGESIZE)) { reserve(); }
+Stacks::Stacks() : pitch_(kBytes + sysconf(_SC_PAGESIZE)), memory_(reserve()) {}
 Stacks::~Stacks() { munmap(memory_, kCount * pitch_); }
 
-void Stacks::reserve() {
+char* Stacks::reserve() const {
   void* memory = mmap(nullptr, kCount * pitch_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  memory_ = static_cast<char*>(memory);
+  return static_cast<char*>(memory);
 }
 
 char* Stacks::make() {
-  char* stack = memory_ + made_++ * pitch_ + (pitch_ - kBytes);
-  if (mprotect(stack, kBytes, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+  char* stack = memory_ + made_ * pitch_ + (pitch_ - kBytes);
+  if (mprotect(stack, kBytes, PROT_READ | PROT_WRITE) != 0) return nullptr;
+  ++made_;
   return stack;
 }
 
 void Stacks::give_back_all() {
   unpoison(memory_, made_ * pitch_);
   if (kThreadSanitizer) {  // new memory: the detector would take two blocks' use of one stack for a race
+    char* const fresh = reserve();
     munmap(memory_, kCount * pitch_);
-    reserve();
+    memory_ = fresh;
     made_ = 0;
   }
   free_ = 0;

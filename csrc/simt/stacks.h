@@ -13,7 +13,7 @@ class Stacks {
 
   Stacks();
   ~Stacks();
-  char* take() { return free_ ? spare_[--free_] : make(); }  // its lowest byte
+  char* take() { return free_ ? spare_[--free_] : make(); }  // its lowest byte, null if there is no memory
   void give_back(char* stack) { spare_[free_++] = stack; }
   void give_back_all();  // also those of fibers that will never end
 
@@ -22,7 +22,7 @@ class Stacks {
 
  private:
   char* make();
-  void reserve();
+  char* reserve() const;
 
   size_t pitch_;
   char* memory_;

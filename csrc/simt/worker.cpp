@@ -1,6 +1,7 @@
 #include "worker.h"
 
 #include <cstdio>
+#include <new>
 
 #include "schedule.h"
 
@@ -31,8 +32,15 @@ void Worker::start(unsigned thread, char* stack) {
   stack_[thread] = stack;
 }
 
-__attribute__((noinline)) void Worker::make_context(unsigned thread) {
-  start(thread, stacks_.take());
+// Nothing may be thrown on a fiber's stack: the launcher is told, and throws.
+__attribute__((noinline)) void Worker::make_context(unsigned thread, unsigned from) {
+  char* const stack = stacks_.take();
+  if (!stack) {
+    exhausted_ = true;
+    if (from == kLauncher) throw std::bad_alloc();
+    abandon();
+  }
+  start(thread, stack);
   context_[thread] = new_context(stacks_.top(stack_[thread]), fiber);
 }
 
@@ -55,7 +63,7 @@ void Worker::prepare(const Grid& grid, unsigned block) {
   }
   ready_waves_ = ~uint64_t{0} >> (64 - waves);
   arrived_ = returned_ = barriers_ = 0;
-  failed_ = false;
+  failed_ = exhausted_ = false;
   random_ = grid.seed ? scrambled(grid.seed ^ scrambled(block)) | 1 : 0;
   position = {0, block, grid.threads, grid.blocks};
   worker = this;
@@ -69,6 +77,7 @@ bool Worker::run(const Grid& grid, unsigned block) {
   resume(pick(0), kLauncher, false);
   if (failed_) {
     stacks_.give_back_all();
+    if (exhausted_) throw std::bad_alloc();
     return false;
   }
   return !report_damage();

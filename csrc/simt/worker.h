@@ -47,7 +47,7 @@ struct Grid {
 class Worker {
  public:
   void begin_launch() { shared_.begin_launch(); }
-  bool run(const Grid& grid, unsigned block);  // false if it failed, see error()
+  bool run(const Grid& grid, unsigned block);  // false if it failed, see error(); throws where memory is short
   void end_launch() {
     observe(&ended_);
     contexts_.end_launch();
@@ -76,7 +76,7 @@ class Worker {
   void stop(unsigned thread);
   unsigned pick(unsigned wave);
   unsigned random_bit(uint64_t bits);
-  void make_context(unsigned thread);
+  void make_context(unsigned thread, unsigned from);
   void wait();
   void give_way();
   void resume(unsigned thread, unsigned from, bool for_ever);
@@ -97,7 +97,7 @@ class Worker {
   uint64_t ready_waves_ = 0;
   unsigned arrived_ = 0, returned_ = 0, barriers_ = 0;
   Site site_ = {nullptr, 0};  // of the barrier that threads wait at
-  bool failed_ = false;
+  bool failed_ = false, exhausted_ = false;
   char ended_ = 0;  // what a thread's end publishes to the launch's
   Wave waves_[kMostWaves];
   void* context_[kMostThreads + 1];
