@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import autograd, dispatch
 from .registry import LIBRARY, OPERATORS
-from .spec import Input, OpSpec, Output
+from .rules import own_memory
+from .spec import Input, OpSpec, Output, Rule
 
 Flops = Callable[[Mapping[str, Any]], float]
 
@@ -25,6 +26,8 @@ def operator(
     outputs: Mapping[str, Output],
     differentiable: tuple[str, ...] = (),
     saved: tuple[str, ...] = (),
+    rules: tuple[Rule, ...] = (),
+    mutates: tuple[str, ...] = (),
     backward_version: int = 1,
     backward_terms: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     **declaration: Any,
@@ -40,6 +43,8 @@ def operator(
         differentiable: Inputs that get a gradient. Declares ``<name>_backward`` too, whose reference is autograd of
             this one; it takes the inputs, the outputs named in ``saved``, and one gradient for each float output.
         saved: Outputs that the backward is given.
+        rules: What is wrong between arguments. That what ``mutates`` names has memory of its own is added.
+        mutates: Inputs that are written in place.
         backward_version: Version of the backward operator.
         backward_terms: Its ``terms``, see :class:`OpSpec`.
         declaration: The remaining fields of :class:`OpSpec`.
@@ -55,6 +60,8 @@ def operator(
         attributes={n: p for n, p in attributes.items() if p.kind is not p.KEYWORD_ONLY},
         differentiable=differentiable,
         saved=saved,
+        rules=(*rules, *map(own_memory, mutates)),
+        mutates=mutates,
         doc=inspect.getdoc(reference) or "",
         **declaration,
     )

@@ -15,6 +15,7 @@ import torch
 
 from .backend import Backend, DeviceProperties, Kernel
 from .errors import DeviceError, StrideError, UnsupportedOp
+from .forks import forked
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _ERRORS = {"unsupported": UnsupportedOp, "stride": StrideError, "device": DeviceError}
@@ -96,7 +97,8 @@ def load_kernels(module: Any, device_type: str) -> Mapping[str, Kernel]:
     """
     dtypes = {name: getattr(torch, name) for name in _DTYPES}
     use_exchange = os.environ.get("SBHAL_DLPACK_EXCHANGE", "1") != "0"
-    module.bind(device_type, torch.Tensor, dtypes, use_exchange, _ERRORS, partial(torch.empty, dtype=torch.uint8))
+    empty = partial(torch.empty, dtype=torch.uint8)
+    module.bind(device_type, torch.Tensor, dtypes, use_exchange, _ERRORS, empty, forked())
     return {
         name: Kernel(
             getattr(module, f"{name}_plan"), getattr(module, name), version, getattr(module, f"{name}_run", None)

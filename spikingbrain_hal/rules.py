@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def one_of(attribute: str, *accepted: str) -> Rule:
     def rule(a: Mapping[str, Any]) -> str | None:
         if a[attribute] in accepted:
             return None
-        return f"{attribute} is {a[attribute]!r}, expected one of {', '.join(map(repr, accepted))}"
+        return f"{attribute} is {reprlib.repr(a[attribute])}, expected one of {', '.join(map(repr, accepted))}"
 
     return rule
 
@@ -58,10 +59,14 @@ def offsets(name: str, axis: str) -> Rule:
     def rule(a: Mapping[str, Any]) -> str | None:
         if a[name] is None:
             return None
-        values = a[name].tolist()
-        if values[:1] == [0] and values == sorted(values) and values[-1] <= a[axis]:
-            return None
-        return f"{name} is {values}, expected 0 first, no decrease, and at most {axis}={a[axis]} last"
+        before, values = 0, a[name].tolist()
+        for i, value in enumerate(values):
+            if i == 0 and value != 0:
+                return f"{name}[0] is {value}, expected 0"
+            if value < before:
+                return f"{name}[{i}] is {value}, expected no less than the offset before it, {before}"
+            before = value
+        return f"{name} ends at {before}, expected at most {axis}={a[axis]}" if before > a[axis] else None
 
     return rule
 
@@ -70,9 +75,31 @@ def lengths(name: str, axis: str) -> Rule:
     """A rule of contents: lengths lie within ``axis``."""
 
     def rule(a: Mapping[str, Any]) -> str | None:
-        if a[name] is None or all(0 <= n <= a[axis] for n in a[name].tolist()):
+        for i, n in enumerate([] if a[name] is None else a[name].tolist()):
+            if not 0 <= n <= a[axis]:
+                return f"{name}[{i}] is {n}, expected a value from 0 to {axis}={a[axis]}"
+        return None
+
+    return rule
+
+
+def own_memory(name: str) -> Rule:
+    """A rule: no two elements of a tensor share memory, as strides nest; what is written in place needs that."""
+
+    def rule(a: Mapping[str, Any]) -> str | None:
+        tensor, reach = a[name], 0
+        if tensor is None or tensor.numel() == 0:
             return None
-        return f"{name} is {a[name].tolist()}, expected values from 0 to {axis}={a[axis]}"
+        axes = [(stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+        for stride, size in sorted(axes):
+            if stride <= reach:
+                return (
+                    f"{name} is written in place and has strides {list(tensor.stride())} for the shape "
+                    f"{list(tensor.shape)}, expected memory of its own for every element: each stride beyond what the "
+                    "axes of smaller strides reach"
+                )
+            reach += (size - 1) * stride
+        return None
 
     return rule
 

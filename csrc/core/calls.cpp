@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <climits>
 #include <cstring>
 #include <new>
 
@@ -13,9 +14,10 @@ namespace py = pybind11;
 namespace sbhal {
 namespace {
 
-// libgomp's workers do not survive a fork: two threads would hang, one is right
+// libgomp's workers do not survive a fork: two threads would hang, one is right. Forks before this module was loaded
+// are what bind() tells.
 bool forked = false;
-const int watch_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+const int watch_forks = pthread_atfork(nullptr, nullptr, note_fork);
 
 PyObject* type_of(Error kind) {
   switch (kind) {
@@ -27,18 +29,28 @@ PyObject* type_of(Error kind) {
   }
 }
 
-// Python's own words for an argument that has another type do not say whose it is.
+// Texts may end within a character: they are cut to a length.
+void raise(PyObject* type, const std::string& text) {
+  PyObject* message = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
+  if (message) PyErr_SetObject(type, message);
+  Py_XDECREF(message);
+}
+
+// Python's own words for an argument that it cannot convert do not say whose it is.
 void name_operator(const char* op) {
-  if (!PyErr_ExceptionMatches(PyExc_TypeError)) return;
+  PyObject* const kind = PyErr_ExceptionMatches(PyExc_TypeError) ? PyExc_TypeError : PyExc_ValueError;
+  if (!PyErr_ExceptionMatches(kind) && !PyErr_ExceptionMatches(PyExc_OverflowError)) return;
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
-  PyErr_Format(PyExc_TypeError, "%s: %S", op, value);
+  PyErr_Format(kind, "%s: %S", op, value);
   Py_XDECREF(type);
   Py_XDECREF(value);
   Py_XDECREF(traceback);
 }
 
 }  // namespace
+
+void note_fork() { forked = true; }
 
 void view_workspace(PyObject* object, Launch* out) {
   Tensor workspace;
@@ -59,7 +71,8 @@ void convert_launch(PyObject* stream, PyObject* num_threads, Launch* out) {
   convert('i', stream, &number);
   out->stream = number.integer;
   convert('i', num_threads, &number);
-  if (number.integer < 1) throw py::value_error("num_threads must be at least 1");
+  if (number.integer < 1 || number.integer > INT_MAX)
+    fail(Error::value, "num_threads is %lld, expected 1 to %d", static_cast<long long>(number.integer), INT_MAX);
   out->num_threads = forked ? 1 : static_cast<int>(number.integer);
 }
 
@@ -100,7 +113,7 @@ void raise_current(const char* op) {
   try {
     throw;
   } catch (const KernelError& error) {
-    PyErr_SetString(type_of(error.kind), (std::string(op) + ": " + error.what()).c_str());
+    raise(type_of(error.kind), std::string(op) + ": " + error.what());
   } catch (py::error_already_set& error) {
     error.restore();
     name_operator(op);

@@ -9,7 +9,6 @@
 
 namespace sbhal {
 
-constexpr int kMaxArguments = 48;
 constexpr int64_t kAlignment = 256;  // of workspaces
 
 // Every argument but the launch. Raises unless there are `more` objects beyond those, and returns where these start.
@@ -17,6 +16,9 @@ Py_ssize_t convert_all(const char* signature, PyObject* const* objects, Py_ssize
 
 // The workspace that a caller brought, from the next aligned byte on.
 void view_workspace(PyObject* object, Launch* out);
+
+// This process is a fork of one whose threads may have worked: launches run on one thread from now on.
+void note_fork();
 
 // Stream and thread count. After a fork there is one thread.
 void convert_launch(PyObject* stream, PyObject* num_threads, Launch* out);

@@ -2,6 +2,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 #include "error.h"
@@ -67,6 +68,36 @@ void check_contiguous(const char* name, const Tensor& t) {
     expected *= t.shape[i];
   }
   if (!in_order && expected > 0) fail(Error::stride, "%s is not contiguous", name);  // an empty one always is
+}
+
+int check_choice(const char* name, const char* given, const char* const* accepted, int count) {
+  std::string all;
+  for (int i = 0; i < count; ++i) {
+    if (std::strcmp(given, accepted[i]) == 0) return i;
+    all += (i ? ", '" : "'") + std::string(accepted[i]) + "'";
+  }
+  fail(Error::value, "%s is '%.64s', expected one of %s", name, given, all.c_str());
+}
+
+void check_own_memory(const char* name, const Tensor& t) {
+  int order[kMaxDims], axes = 0;  // from the smallest stride to the largest
+  for (int i = 0; i < t.ndim; ++i) {
+    if (t.shape[i] == 0) return;
+    if (t.shape[i] == 1) continue;
+    int at = axes++;
+    for (; at > 0 && t.stride[order[at - 1]] > t.stride[i]; --at) order[at] = order[at - 1];
+    order[at] = i;
+  }
+  int64_t reach = 0;  // from the first element to the last over the axes so far
+  for (int i = 0; i < axes; ++i) {
+    const int axis = order[i];
+    if (t.stride[axis] <= reach)
+      fail(Error::value,
+           "%s is written in place and has strides %s for the shape %s, expected memory of its own for "
+           "every element: each stride beyond what the axes of smaller strides reach",
+           name, sizes_text(t.ndim, t.stride).c_str(), sizes_text(t.ndim, t.shape).c_str());
+    reach += (t.shape[axis] - 1) * t.stride[axis];
+  }
 }
 
 void check_offsets(const char* name, const Tensor& t, int64_t total) {

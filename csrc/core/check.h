@@ -34,6 +34,12 @@ void check_contiguous(const char* name, const Tensor& t);
 // Checks offsets: starts at 0, never decreases, ends within `total`. Returns nothing; raises ValueError.
 void check_offsets(const char* name, const Tensor& t, int64_t total);
 
+// The place of a string among the accepted ones; raises ValueError with all of them if it is none.
+int check_choice(const char* name, const char* given, const char* const* accepted, int count);
+
+// Raises ValueError unless strides nest, so that no two elements can share memory: what is written in place needs that.
+void check_own_memory(const char* name, const Tensor& t);
+
 const char* dtype_name(DType dtype);
 
 }  // namespace sbhal

@@ -1,9 +1,11 @@
 #include "framework.h"
 
+#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "calls.h"
 #include "dlpack.h"
 
 namespace py = pybind11;
@@ -74,12 +76,9 @@ void view_by_attributes(py::handle object, Tensor* out) {
 }  // namespace
 
 void view(PyObject* object, Tensor* out) {
-  if (object == Py_None) {
-    out->data = nullptr;
-    out->dtype = DType::none;
-    out->ndim = -1;
-    return;
-  }
+  *out = {};
+  out->ndim = -1;
+  if (object == Py_None) return;
   if (!tensor_class) throw std::runtime_error("bind() has not been called");
   if (!PyObject_TypeCheck(object, tensor_class))
     throw py::type_error(std::string("expected a torch.Tensor or None, got ") + Py_TYPE(object)->tp_name);
@@ -99,8 +98,10 @@ void convert(char code, PyObject* object, Value* out) {
     case 's':
       if (!PyUnicode_Check(object))
         throw py::type_error(std::string("expected a str, got ") + Py_TYPE(object)->tp_name);
-      out->text = PyUnicode_AsUTF8(object);
+      Py_ssize_t length;
+      out->text = PyUnicode_AsUTF8AndSize(object, &length);
       if (!out->text) throw py::error_already_set();
+      if (std::strlen(out->text) != static_cast<size_t>(length)) throw py::value_error("a str holds a null character");
       return;
     default:
       out->integer = PyLong_AsLongLong(object);
@@ -108,29 +109,43 @@ void convert(char code, PyObject* object, Value* out) {
   }
 }
 
-static void bind(const std::string& device_type, const py::type& tensor_type, const py::dict& dtypes, bool use_exchange,
-                 const py::dict& errors, const py::object& empty) {
+// Null for a torch without one, and for one of another major version.
+static const DLPackExchangeAPI* exchange_table(const py::type& tensor_type) {
+  if (!py::hasattr(tensor_type, "__dlpack_c_exchange_api__")) return nullptr;
+  const py::object capsule = tensor_type.attr("__dlpack_c_exchange_api__");
+  const auto* table =
+      static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
+  if (!table) throw py::error_already_set();
+  return table->header.version.major == 1 ? table : nullptr;
+}
+
+static std::vector<std::pair<PyObject*, DType>> read_dtypes(const py::dict& dtypes) {
   static const std::map<std::string, DType> names = {
       {"float32", DType::f32}, {"bfloat16", DType::bf16}, {"float16", DType::f16}, {"float64", DType::f64},
       {"int8", DType::i8},     {"int16", DType::i16},     {"int32", DType::i32},   {"int64", DType::i64},
       {"uint8", DType::u8},    {"bool", DType::boolean}};
-  tensor_class = reinterpret_cast<PyTypeObject*>(tensor_type.inc_ref().ptr());
-  framework.unsupported = errors["unsupported"].cast<py::object>().release().ptr();
-  framework.stride = errors["stride"].cast<py::object>().release().ptr();
-  framework.device_error = errors["device"].cast<py::object>().release().ptr();
-  device = device_type;
-  framework.empty = empty.inc_ref().ptr();
-  known_dtypes.clear();
+  std::vector<std::pair<PyObject*, DType>> known;
   for (const auto& item : dtypes)
-    known_dtypes.emplace_back(item.second.inc_ref().ptr(), names.at(item.first.cast<std::string>()));
-  exchange = nullptr;
-  if (use_exchange && py::hasattr(tensor_type, "__dlpack_c_exchange_api__")) {
-    const py::object capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-    const auto* table =
-        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
-    if (!table) throw py::error_already_set();
-    if (table->header.version.major == 1) exchange = table;
-  }
+    known.emplace_back(item.second.inc_ref().ptr(), names.at(item.first.cast<std::string>()));
+  return known;
+}
+
+// Asks for all first, which runs Python code, then keeps it in one step: calls may run meanwhile.
+static void bind(const std::string& device_type, const py::type& tensor_type, const py::dict& dtypes, bool use_exchange,
+                 const py::dict& errors, const py::object& empty, bool forked) {
+  const DLPackExchangeAPI* const table = use_exchange ? exchange_table(tensor_type) : nullptr;
+  auto known = read_dtypes(dtypes);
+  py::object unsupported = errors["unsupported"], stride = errors["stride"], device_error = errors["device"];
+
+  framework.unsupported = unsupported.release().ptr();
+  framework.stride = stride.release().ptr();
+  framework.device_error = device_error.release().ptr();
+  framework.empty = empty.inc_ref().ptr();
+  device = device_type;
+  known_dtypes = std::move(known);
+  exchange = table;
+  tensor_class = reinterpret_cast<PyTypeObject*>(tensor_type.inc_ref().ptr());
+  if (forked) note_fork();
 }
 
 void define_bind(py::module_& m) {

@@ -17,7 +17,7 @@ struct Framework {
 extern Framework framework;
 
 // Adds bind() to a module: tells it which framework's tensors to read and where they must be, which exceptions to
-// raise, and how to get memory.
+// raise, how to get memory, and whether this process is a fork of one in which threads may have worked.
 void define_bind(pybind11::module_& m);
 
 // A view of a tensor, or of None; raises a Python exception for anything else.

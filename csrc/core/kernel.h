@@ -54,6 +54,7 @@ template <int... I> struct MakeIndices<0, I...> {
 
 template <class F, F fn> struct Thunk;
 template <class R, class... A, R (*fn)(A...)> struct Thunk<R (*)(A...), fn> {
+  static_assert(sizeof...(A) <= kMaxArguments, "an operator has at most kMaxArguments arguments");
   static constexpr char signature[] = {Argument<A>::code..., '\0'};
   template <int... I> static R unpack(const Value* v, Indices<I...>) { return fn(Argument<A>::get(v[I])...); }
   static R call(const Value* v) { return unpack(v, typename MakeIndices<sizeof...(A)>::type()); }
@@ -78,6 +79,11 @@ SBHAL_BOTH bool defined(const Tensor& t) { return t.ndim >= 0; }
 SBHAL_BOTH int64_t index_at(const Tensor& t, int64_t i) {
   i *= t.stride[0];
   return t.dtype == DType::i32 ? static_cast<const int32_t*>(t.data)[i] : static_cast<const int64_t*>(t.data)[i];
+}
+
+// The place of a string attribute among the accepted ones.
+template <int count> int choice(const char* name, const char* given, const char* const (&accepted)[count]) {
+  return check_choice(name, given, accepted, count);
 }
 
 // Two attributes are equal strings; <cstring> stays out because its overloads are inline functions.

@@ -2,6 +2,8 @@
 // torch nor another backend.
 #include <pybind11/pybind11.h>
 
+#include <atomic>
+
 #include "calls.h"
 #include "framework.h"
 #include "isa.h"
@@ -22,14 +24,30 @@ PyObject* launch(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t 
   return call_launch(entry, objects, count, run_kernel);
 }
 
-// Small workspaces share one tensor, which one call at a time may hold; the interpreter lock guards the flag.
+// Small workspaces share one tensor, which one call at a time may hold.
 struct SharedWorkspace {
   static constexpr int64_t kBytes = 1 << 20;
   py::object tensor;
   Launch view;
-  bool held = false;
+  std::atomic_flag held = ATOMIC_FLAG_INIT;
 };
 SharedWorkspace* shared_workspace;
+
+// Holds the shared workspace from a step on that no other thread can come between, unless another call has it. What a
+// holder then does may release the interpreter lock: the allocator is Python code.
+class Claim {
+ public:
+  explicit Claim(SharedWorkspace* shared) : held_(shared && !shared->held.test_and_set() ? shared : nullptr) {}
+  ~Claim() {
+    if (held_) held_->held.clear();
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+  SharedWorkspace* get() const { return held_; }
+
+ private:
+  SharedWorkspace* const held_;
+};
 
 // Work too small to be worth waking threads for; starting and joining them costs as much as some 10 us of work.
 bool small(const char* signature, const Value* values) {
@@ -43,11 +61,12 @@ bool small(const char* signature, const Value* values) {
   return elements < (1 << 16);
 }
 
-struct Held {
-  bool* flag;
-  explicit Held(bool* f) : flag(f) { *flag = true; }
-  ~Held() { *flag = false; }
-};
+py::object allocate(int64_t bytes, Launch* view) {
+  py::object tensor = framework.allocate(bytes);
+  view_workspace(tensor.ptr(), view);
+  if (view->workspace_bytes < bytes - kAlignment) throw std::bad_alloc();
+  return tensor;
+}
 
 // Plan, workspace and launch in one call: what the dispatcher uses.
 PyObject* call_run(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count) {
@@ -62,19 +81,14 @@ PyObject* call_run(const KernelEntry* entry, PyObject* const* objects, Py_ssize_
     run_unlocked(entry, values);
     Py_RETURN_NONE;
   }
-  SharedWorkspace& shared = *shared_workspace;
-  if (needed + kAlignment > SharedWorkspace::kBytes || shared.held) {
-    const py::object workspace = framework.allocate(needed + kAlignment);
-    view_workspace(workspace.ptr(), &launch);
-    run_unlocked(entry, values);
-    Py_RETURN_NONE;
+  const Claim claim(needed + kAlignment <= SharedWorkspace::kBytes ? shared_workspace : nullptr);
+  py::object own;
+  if (SharedWorkspace* const shared = claim.get()) {
+    if (!shared->tensor) shared->tensor = allocate(SharedWorkspace::kBytes, &shared->view);
+    launch.workspace = shared->view.workspace, launch.workspace_bytes = shared->view.workspace_bytes;
+  } else {
+    own = allocate(needed + kAlignment, &launch);
   }
-  if (!shared.tensor) {
-    shared.tensor = framework.allocate(SharedWorkspace::kBytes);
-    view_workspace(shared.tensor.ptr(), &shared.view);
-  }
-  launch.workspace = shared.view.workspace, launch.workspace_bytes = shared.view.workspace_bytes;
-  const Held held(&shared.held);
   run_unlocked(entry, values);
   Py_RETURN_NONE;
 }

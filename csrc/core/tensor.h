@@ -26,6 +26,8 @@ struct Launch {
   int num_threads;
 };
 
+constexpr int kMaxArguments = 48;  // of one operator, outputs and launch included
+
 // One argument as the module hands it over; the kernel's typed signature says which member is set.
 struct Value {
   Tensor tensor;

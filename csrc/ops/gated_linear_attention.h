@@ -82,10 +82,10 @@ inline Sizes check_step(const Tensor& q, const Tensor& k, const Tensor& v, const
   const Sizes s = check_heads(q, k, v, g, 1);
   expect_shape("state", state, defined(slots) && state.ndim > 0 ? state.shape[0] : s.batch, s.heads, s.K, s.V);
   check_dtype("state", state, DType::f32);
-  for (int i = 0; i < 4; ++i)
-    if (state.shape[i] > 1 && (i == 3 ? state.stride[i] != 1 : state.stride[i] == 0))
-      fail(Error::value, "state has stride %lld along axis %d, which cannot be updated in place: expected %s",
-           static_cast<long long>(state.stride[i]), i, i == 3 ? "1" : "memory of its own for every element");
+  check_own_memory("state", state);
+  if (state.shape[3] > 1 && state.stride[3] != 1)  // a copy would be updated instead
+    fail(Error::value, "state is written in place and has innermost stride %lld, expected 1",
+         static_cast<long long>(state.stride[3]));
   if (defined(slots)) {
     check_index("slots", slots);
     expect_shape("slots", slots, s.batch);

@@ -74,19 +74,6 @@ SBHAL_INLINE vf settle(const Neuron& n, vf h, vf spikes, vf threshold) {
 
 // ---- attributes
 
-template <int count> int choice(const char* name, const char* given, const char* const (&names)[count]) {
-  for (int i = 0; i < count; ++i)
-    if (equal(given, names[i])) return i;
-  char list[320];
-  int at = 0;
-  for (int i = 0; i < count; ++i) {
-    for (const char* c = i ? ", " : ""; *c; ++c) list[at++] = *c;
-    for (const char* c = names[i]; *c; ++c) list[at++] = *c;
-  }
-  list[at] = '\0';
-  fail(Error::value, "%s is '%s', expected one of %s", name, given, list);
-}
-
 inline float finite(const char* name, double value) {
   const double largest = 3.4028234663852886e38;
   if (!(value >= -largest && value <= largest)) fail(Error::value, "%s is %g, expected a finite number", name, value);

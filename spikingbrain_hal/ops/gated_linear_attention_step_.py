@@ -49,10 +49,15 @@ def _one_slot_a_row(a: Mapping[str, Any]) -> str | None:
 def _distinct_slots(a: Mapping[str, Any]) -> str | None:
     if a["slots"] is None:
         return None
-    used = [s for s in a["slots"].tolist() if s != -1]
-    if len(set(used)) == len(used) and all(0 <= s < a["slot"] for s in used):
-        return None
-    return f"slots is {a['slots'].tolist()}, expected distinct slots below {a['slot']}, or -1 to skip a row"
+    used: dict[int, int] = {}
+    for row, slot in enumerate(a["slots"].tolist()):
+        if not -1 <= slot < a["slot"]:
+            return f"slots[{row}] is {slot}, expected a slot below {a['slot']}, or -1 to skip the row"
+        if slot in used:
+            return f"slots[{row}] is {slot}, which slots[{used[slot]}] is, expected distinct slots"
+        if slot >= 0:
+            used[slot] = row
+    return None
 
 
 SPEC = operator(

@@ -1,10 +1,17 @@
 """What must not break the CPU module or the simulated device: threads, forks, text and tensors that are no good."""
 
+import math
 import subprocess
 import sys
 import textwrap
 
 import pytest
+import torch
+
+from spikingbrain_hal import ops, use_backend
+from spikingbrain_hal.registry import OPERATORS
+from spikingbrain_hal.rules import offsets
+from spikingbrain_hal.selection import installed_backends, load
 
 native = pytest.importorskip("spikingbrain_hal.backends.cpu._native")
 
@@ -16,6 +23,87 @@ def run_script(code: str, timeout: float = 60) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def cpu_kernel(name):
+    return load(installed_backends()["cpu"].backend)[0][name]
+
+
+def test_first_calls_on_two_threads_have_workspaces_of_their_own():
+    """The allocator is Python code: while it runs, the other thread's call begins."""
+    text = run_script("""
+        import threading, time
+        import torch
+        from spikingbrain_hal.backends.cpu import _native
+        from spikingbrain_hal.native import load_kernels
+
+        torch.manual_seed(0)
+        empty, asked = torch.empty, []
+
+        def slowly(size, **options):
+            asked.append(size)
+            time.sleep(0.05)
+            return empty(size, **options)
+
+        torch.empty = slowly
+        run = load_kernels(_native, "cpu")["gated_linear_attention"].run
+        torch.empty = empty
+        q = torch.randn(1, 8000, 2, 64)
+        args = (q, q, q, -torch.rand(q.shape), None, None, 1.0, True)
+        together, outputs = threading.Barrier(2), [(torch.empty_like(q), torch.empty(1, 2, 64, 64)) for _ in range(3)]
+
+        def call(index):
+            together.wait()
+            run(*args, *outputs[index], 0, 1)
+
+        threads = [threading.Thread(target=call, args=(i,)) for i in range(2)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        run(*args, *outputs[2], 0, 1)
+        for found in outputs[:2]:
+            assert all(map(torch.equal, found, outputs[2]))
+        print(len(asked), max(asked) > min(asked))
+    """)
+    assert text == "2 True"
+
+
+FORKED = """
+    import os, signal, sys
+    import torch
+    torch.set_num_threads(2)
+    import spikingbrain_hal as hal
+    from spikingbrain_hal import ops
+
+    x = torch.randn(16, 300_000)
+    if {loaded}:
+        hal.use_backend({backend!r})
+        expected = ops.lif_scan(x[:, :8])[0]
+    torch.exp(x)  # the parent has workers from here on
+
+    def in_a_child(generations):
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        signal.alarm(15)
+        if generations > 1:
+            os._exit(in_a_child(generations - 1))
+        hal.use_backend({backend!r})
+        spikes = ops.lif_scan({taken})[0]
+        hal.use_backend("reference")
+        torch.set_num_threads(1)  # for torch itself
+        os._exit(0 if torch.equal(spikes, ops.lif_scan({taken})[0]) else 1)
+
+    print([in_a_child(1), in_a_child(2), in_a_child(1)])
+"""
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["loaded before", "loaded after"])
+@pytest.mark.parametrize(("backend", "taken"), [("cpu", "x"), ("sim", "x[:, :2000].contiguous()")], ids=["cpu", "sim"])
+def test_calls_in_a_fork_end(loaded, backend, taken):
+    """A fork leaves the workers of OpenMP behind; who waits for them waits for ever."""
+    if backend == "sim":
+        pytest.importorskip("spikingbrain_hal.backends.sim._native32")
+    assert run_script(FORKED.format(loaded=loaded, backend=backend, taken=taken), 120) == "[0, 0, 0]"
 
 
 @pytest.mark.parametrize(
@@ -53,3 +141,104 @@ def test_a_simulated_device_without_memory_is_an_error(limit, spare, rows, first
         print(torch.equal(found[0], expected[0]), torch.allclose(found[1], expected[1]))
     """)
     assert text == "spike_encode: no host memory is left\nTrue True"
+
+
+SCALARS = (0.5, 0.5, 0.0, 1.0, "hard", 0.0, False, False, False, 1, "floor", -math.inf, "sigmoid", 4.0, 0.0, False)
+
+
+def lif_plan(**changed):
+    """Plans a call of the kernel itself with one attribute changed."""
+    names = [*OPERATORS["lif_scan"].attributes]
+    attributes = [changed.get(n, v) for n, v in zip(names, SCALARS, strict=True)]
+    return cpu_kernel("lif_scan").plan(torch.zeros(2, 3), None, None, None, *attributes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x" * 100_000, "lif_scan: surrogate is 'x{64}', expected one of 'sigmoid', 'atan', .*'periodic_exponential'"),
+        ("é" * 100_000, "lif_scan: surrogate is 'é+', expected one of 'sigmoid'"),
+        ("sigmoid\0s", "lif_scan: .*null"),
+        ("\ud800", "lif_scan: .*surrogates not allowed"),
+    ],
+    ids=["long", "cut within a character", "null", "not unicode"],
+)
+def test_any_text_is_refused_in_few_words(text, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        lif_plan(surrogate=text)
+    assert len(str(caught.value)) < 1200
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1 << 31, (1 << 32) + 1])
+def test_a_number_of_threads_is_checked_before_it_is_narrowed(threads):
+    kernel, x = cpu_kernel("spike_quantize"), torch.ones(2, 3)
+    y = torch.full((2, 3), 7.0)
+    with pytest.raises(ValueError, match=f"spike_quantize: num_threads is {threads}, expected 1 to 2147483647"):
+        kernel.run(x, 3.0, y, 0, threads)
+    assert (y == 7).all()
+
+
+def overlapping():
+    base = torch.zeros(2, 2, 3, 4)
+    return {
+        "one state for all rows": base[:1].expand(2, -1, -1, -1),
+        "slots half over each other": torch.zeros(100).as_strided((2, 2, 3, 4), (12, 12, 4, 1)),
+        "one row short": torch.zeros(100).as_strided((2, 2, 3, 4), (23, 12, 4, 1)),
+        "channels over each other": torch.zeros(100).as_strided((2, 2, 3, 4), (24, 12, 2, 1)),
+    }
+
+
+@pytest.mark.parametrize("way", [*overlapping()])
+@pytest.mark.parametrize("backend", ["cpu", "sim", "reference"])
+def test_memory_that_two_rows_would_write_is_refused(way, backend):
+    if backend == "sim":
+        pytest.importorskip("spikingbrain_hal.backends.sim._native32")
+    state, q = overlapping()[way], torch.randn(2, 2, 3)
+    args = (q, q, torch.randn(2, 2, 4), -torch.rand(2, 2, 3), state)
+    words = r"gated_linear_attention_step_: state is written in place and has strides \[.*memory of its own"
+    with use_backend(backend), pytest.raises(ValueError, match=words):
+        ops.gated_linear_attention_step_(*args)
+    if backend != "reference":
+        kernels, _ = load(installed_backends()[backend].backend)
+        with pytest.raises(ValueError, match=words):
+            kernels["gated_linear_attention_step_"].plan(*args, None, 1.0)
+    assert not state.any()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (0, 2, 1, 3)])
+def test_memory_of_ones_own_may_have_gaps_and_any_order(order):
+    state = torch.zeros(5, 5, 5, 5)[1:3, 1:3, 1:3, :4].permute(order)
+    q = torch.randn(2, 2, 2)
+    ops.gated_linear_attention_step_(q, q, torch.randn(2, 2, 4), -torch.rand(2, 2, 2), state)
+    assert state.all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_an_error_about_many_numbers_names_one(backend):
+    many = 200_000
+    q, offsets = torch.randn(1, many, 1, 4), torch.arange(many + 1)
+    offsets[-2] = 7
+    with use_backend(backend), pytest.raises(ValueError, match=rf"cu_seqlens\[{many - 1}\] is 7") as caught:
+        ops.gated_linear_attention(q, q, q, -torch.rand(1, many, 1), cu_seqlens=offsets)
+    assert len(str(caught.value)) < 300
+    q, state = torch.randn(many, 1, 1), torch.zeros(many, 1, 1, 1)
+    slots = torch.arange(many)
+    slots[-1] = 5
+    with use_backend(backend), pytest.raises(ValueError, match=rf"slots\[{many - 1}\] is 5") as caught:
+        ops.gated_linear_attention_step_(q, q, q, -torch.rand(many, 1), state, slots)
+    assert len(str(caught.value)) < 300
+    assert not state.any()
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([0, 3, 3, 8], None),
+        ([1, 2], "cu_seqlens[0] is 1, expected 0"),
+        ([0, 3, 2], "cu_seqlens[2] is 2, expected no less than the offset before it, 3"),
+        ([0, -1], "cu_seqlens[1] is -1, expected no less than the offset before it, 0"),
+        ([0, 9], "cu_seqlens ends at 9, expected at most T=8"),
+    ],
+)
+def test_offsets_name_the_entry_that_is_wrong(values, problem):
+    assert offsets("cu_seqlens", "T")({"cu_seqlens": torch.tensor(values), "T": 8}) == problem
