@@ -17,7 +17,7 @@ from ..errors import UnsupportedOp
 from ..registry import OPERATORS
 from ..spec import Case, OpSpec
 from ..testing import io_dtypes, make_inputs
-from .child import Child
+from .child import Children, Gone
 from .record import Timing
 from .settings import Settings
 from .target import Target, open_target
@@ -145,18 +145,26 @@ def run_bench(
     Returns:
         The peaks, empty if the process did not come to its end, and a timing for each case.
     """
-    child = Child(serve_bench, settings.backend, settings.modules, threads, ops)
+    children = Children()
+    child = children.start(serve_bench, settings.backend, settings.modules, threads, ops)
     timings: list[Timing] = []
     roofline: dict[str, float] = {}
     why = ""
     try:
         while not roofline and not why:
-            word, why = _answer(child, settings.timeout)
-            if isinstance(word, Timing):
-                timings.append(word)
-                progress(word)
-            elif word:
-                roofline = word
+            heard = [message for _, message in children.listen(settings.timeout)]
+            if not heard:
+                child.abort()
+                why = f"no answer within {settings.timeout:g} s; --timeout allows more"
+            for message in heard:
+                match message:
+                    case Timing():
+                        timings.append(message)
+                        progress(message)
+                    case Gone(cause):
+                        why = cause
+                    case _:
+                        roofline = message
     finally:
         child.close()
     planned = [Timing(s.name, c.id, "", message=f"not timed: {why}") for s, c in bench_cases(ops)]
@@ -165,14 +173,3 @@ def run_bench(
         complain(f"the performance section ended after {count}: {why}\n{child.output.finish()}".strip())
     timed = [with_share(t, roofline) for t in timings] if roofline else timings
     return roofline, timed + planned[len(timings) :]
-
-
-def _answer(child: Child, timeout: float) -> tuple[Any, str]:
-    """What the process says next, or why it says nothing more."""
-    try:
-        if child.connection.poll(timeout):
-            return child.connection.recv(), ""
-    except Exception:  # the end of a dead process's pipe, or what it wrote into it while it died
-        return None, child.cause_of_death()
-    child.abort()
-    return None, f"no answer within {timeout:g} s; --timeout allows more"

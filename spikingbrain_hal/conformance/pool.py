@@ -6,10 +6,12 @@ import time
 from collections import deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .case import Item
 from .child import Child
 from .record import Record
+from .target import Opened
 
 BATCH = 40
 
@@ -37,6 +39,19 @@ class Worker:
     before: int = 0
     most: tuple[int, str] = (0, "")
     since: float = field(default_factory=time.monotonic)
+
+    def expects(self, message: Any) -> bool:
+        """Whether a message is one that a worker sends at this point of its batch."""
+        match message:
+            case ("ready", None):
+                return not self.running and not self.items
+            case ("start", id):
+                return not self.running and bool(self.items) and self.items[0].id == id
+            case ("done", (Record(id=id), int())):
+                return self.running is not None and self.running.id == id
+            case ("described", (Opened(), dict())) | ("unavailable", str()):
+                return not self.running and not self.items and not self.history
+        return False
 
     def grown(self) -> int:
         """Bytes by which the process has grown since it was ready."""

@@ -6,12 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
 from .case import Item
-from .child import Child
+from .child import LOOK_SECONDS, Children, Gone
 from .pool import Worker, batches_of
 from .record import Record, Status
 from .settings import Settings
@@ -21,7 +20,6 @@ from .worker import blank, serve
 START_TIMEOUT = 120.0
 END_TIMEOUT = 60.0
 STARTS = 2
-LOOK_SECONDS = 0.5
 MIB = 1 << 20
 
 
@@ -55,6 +53,7 @@ class Run:
         self.records: dict[str, Record] = {}
         self.suspects: dict[str, Record] = {}
         self._batches: deque[deque[Item]] = deque()
+        self._children = Children()
         self._workers: list[Worker] = []
         self._failed_starts, self._why = 0, ""
 
@@ -123,26 +122,28 @@ class Run:
                 if self._workers:
                     return  # those that live may do the rest
                 raise NotStarted(f"no worker for backend {s.backend!r} starts: {self._why}")
-            self._workers.append(Worker(Child(serve, s.backend, s.modules, s.seed, s.threads)))
+            self._workers.append(Worker(self._children.start(serve, s.backend, s.modules, s.seed, s.threads)))
 
     def _listen(self) -> list[tuple[Worker, str, Any]]:
         """Waits a little; deals with what workers say of cases, with silence and with greed; returns what they said."""
-        talking = wait([w.child.connection for w in self._workers], timeout=LOOK_SECONDS)
         found = []
-        for worker in list(self._workers):
-            if worker.child.connection in talking:
-                try:
-                    word, value = worker.child.connection.recv()
-                except Exception:  # the end of a dead process's pipe, or what it wrote into it while it died
-                    self._lose(worker, Status.CRASH)
-                    continue
+        for child, message in self._children.listen(LOOK_SECONDS):
+            worker = next((w for w in self._workers if w.child is child), None)
+            if worker is None:
+                continue  # it was lost by what it said before
+            if isinstance(message, Gone):
+                self._lose(worker, Status.CRASH, message.cause)
+            elif not worker.expects(message):
+                self._lose(worker, Status.CRASH, "the process sent what no worker sends at that point")
+            else:
                 worker.since = time.monotonic()
-                self._hear(worker, word, value)
-                found.append((worker, word, value))
-            elif time.monotonic() - worker.since > (limit := self._patience(worker)):
+                self._hear(worker, *message)
+                found.append((worker, *message))
+        for worker in list(self._workers):
+            if time.monotonic() - worker.since > (limit := self._patience(worker)):
                 worker.child.abort()
                 self._lose(worker, Status.TIMEOUT, f"no answer within {limit:g} s")
-            if worker in self._workers and worker.running and worker.grown() > self.settings.memory * MIB:
+            elif worker.running and worker.grown() > self.settings.memory * MIB:
                 self._stop_growth(worker)
         return found
 
@@ -188,8 +189,7 @@ class Run:
         """Lets a process end in its own way, which is a case's business as well."""
         self._workers.remove(worker)
         worker.child.send(None)
-        worker.child.process.join(END_TIMEOUT)
-        hangs = worker.child.process.is_alive()
+        hangs = not worker.child.ended(END_TIMEOUT)
         if hangs:
             worker.child.abort()
         cause = f"it had not ended after {END_TIMEOUT:g} s" if hangs else worker.child.cause_of_death()
@@ -202,9 +202,8 @@ class Run:
 
     # ---- processes that are lost
 
-    def _lose(self, worker: Worker, status: Status, message: str = "") -> None:
-        """A process is gone: the case that it ran has that status, the rest of its batch runs in another."""
-        cause = message or worker.child.cause_of_death()
+    def _lose(self, worker: Worker, status: Status, cause: str) -> None:
+        """A process is given up: the case that it ran has that status, the rest of its batch runs in another."""
         output = self._remove(worker)
         printed = f"; the last it printed:\n{output}" if output.strip() else ""
         if worker.running:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import pickle
+import signal
+import struct
 import time
 from collections.abc import Callable
 from functools import partial
@@ -262,3 +265,66 @@ def _crash_when_loaded() -> Any:
 register_backend(
     Backend("stillborn", "test", "cpu", lambda: None, _crash_when_loaded, lambda: DeviceProperties("none"), True)
 )
+
+
+# ---- what keeps others waiting
+
+
+def close_everything() -> None:
+    """As a library does that makes itself a daemon."""
+    os.closerange(3, 4096)
+    hang()
+
+
+def leave_heirs(*, of_own_group: bool) -> None:
+    """Dies, but what it has started lives on and holds all that it had open."""
+    if os.fork():
+        segfault()
+    if of_own_group:
+        os.setsid()
+    time.sleep(30)
+    os._exit(0)
+
+
+def ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGABRT):
+        signal.signal(number, signal.SIG_IGN)
+    hang()
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _write_instead(written: Callable[[bytes], bytes], then: Callable[[], None]) -> None:
+    """The next that the process says is written in another way."""
+
+    def send(self: Connection, message: Any) -> None:
+        os.write(self.fileno(), written(pickle.dumps(message)))
+        then()
+
+    Connection.send = send  # type: ignore[method-assign]
+
+
+def framed(data: bytes) -> bytes:
+    return struct.pack("!i", len(data)) + data
+
+
+def half(data: bytes) -> bytes:
+    return framed(data)[: len(data) // 2]
+
+
+WAITED_FOR: dict[str, Callable[[], None]] = {
+    "closes": close_everything,
+    "leaves_heirs": partial(leave_heirs, of_own_group=False),
+    "leaves_heirs_of_own_group": partial(leave_heirs, of_own_group=True),
+    "ignores_signals": ignore_signals,
+    "stops": stop,
+    "writes_half": partial(_write_instead, half, hang),
+    "writes_half_and_dies": partial(_write_instead, half, os.abort),
+    "writes_nonsense": partial(_write_instead, lambda data: framed(data[::-1]), hang),
+    "writes_without_end": partial(_write_instead, lambda data: struct.pack("!iQ", -1, 1 << 50) + data, hang),
+    "writes_twice": partial(_write_instead, lambda data: framed(data) * 2, hang),
+}
+for _name, _how in WAITED_FOR.items():
+    register_backend(python_backend(_name, {"spike_encode": misbehave("spike_encode", _how)}))

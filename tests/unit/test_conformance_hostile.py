@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from spikingbrain_hal.cli.app import app
+from spikingbrain_hal.conformance import child
 from spikingbrain_hal.conformance.case import Item, plan
 from spikingbrain_hal.conformance.child import TAIL_BYTES
 from spikingbrain_hal.conformance.journal import NAME, Journal
@@ -78,6 +81,48 @@ def test_whatever_a_case_does_to_its_process_costs_that_case() -> None:
     assert any(r.status == Status.FAIL and "not bitwise the same" in r.message for r in nan)
     for record in by_op.values():
         assert record.reproduce.startswith("sbhal conformance --backend hostile --import hostile_backend --case ")
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """A run that waits for ever fails."""
+
+    def give_up(*_: object) -> None:
+        raise RuntimeError("the run waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(100)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("backend", "status", "why"),
+    [
+        ("closes", "crash", "the process closed its connection and lived on"),
+        ("leaves_heirs", "crash", "the process was killed by SIGSEGV"),
+        ("leaves_heirs_of_own_group", "crash", "the process was killed by SIGSEGV"),
+        ("ignores_signals", "timeout", "no answer within 4 s"),
+        ("stops", "timeout", "no answer within 4 s"),
+        ("writes_half", "timeout", "no answer within 4 s"),
+        ("writes_half_and_dies", "crash", "the process was killed by SIGABRT"),
+        ("writes_nonsense", "crash", "the process sent what cannot be read (UnpicklingError: "),
+        ("writes_without_end", "crash", "the process sent what cannot be read (OSError: bad message length)"),
+        ("writes_twice", "crash", "its own result was pass; after it, before the next case, the process sent what no"),
+    ],
+)
+def test_a_process_that_keeps_others_waiting_costs_its_case(
+    backend: str, status: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "PARTING_SECONDS", 3.0)
+    found, problems = run(backend, items("spike_encode", "scalar"), timeout=4.0 if status == "timeout" else 60.0)
+    assert problems == []
+    (lost,) = found.values()
+    assert (lost.status.value, lost.message[: len(why)]) == (status, why)
+    if backend in ("closes", "stops", "writes_half"):
+        assert "Fatal Python error: Aborted" in lost.output, "the stack where it waits"
 
 
 def test_a_crash_that_needs_an_earlier_case_says_so() -> None:

@@ -21,7 +21,7 @@ from ... import selection
 from ...backend import DeviceProperties, Kernel
 from ...dispatch import DEVICE_TYPES
 from ...errors import BackendUnavailable
-from ..child import Child
+from ..child import Children, Gone
 from ..judge import Mismatch
 from ..target import open_target
 from ..truth import each
@@ -99,18 +99,17 @@ def _open_alone(connection: Connection, name: str, modules: Sequence[str], hide:
 
 def _alone(ctx: BackendContext, hide: bool = False) -> tuple[str, Any]:
     """What a new process says, which must have printed nothing and have ended of itself."""
-    child = Child(_open_alone, ctx.target.backend.name, ctx.modules, hide)
+    children = Children()
+    child = children.start(_open_alone, ctx.target.backend.name, ctx.modules, hide)
     try:
-        if not child.connection.poll(START_SECONDS):
+        heard = [message for _, message in children.listen(START_SECONDS)]
+        if not heard:
             child.abort()
             raise Mismatch(f"a new process did not open it in {START_SECONDS:g} s:\n{child.output.finish()}")
-        try:
-            word, value = child.connection.recv()
-        except EOFError:
-            cause = child.cause_of_death()
-            raise Mismatch(f"a new process did not open it: {cause}:\n{child.output.finish()}") from None
-        child.process.join(END_SECONDS)
-        _expect(not child.process.is_alive(), f"a process that has loaded it does not end in {END_SECONDS:g} s")
+        if isinstance(heard[0], Gone):
+            raise Mismatch(f"a new process did not open it: {heard[0].cause}:\n{child.output.finish()}")
+        word, value = heard[0]
+        _expect(child.ended(END_SECONDS), f"a process that has loaded it does not end in {END_SECONDS:g} s")
         _expect(child.process.exitcode == 0, f"a process that has loaded it ends badly: {child.cause_of_death()}")
         printed = child.output.finish()
         _expect(not printed, f"it prints when it is loaded:\n{printed}")
