@@ -75,8 +75,13 @@ def test_remote_code_runs_unmodified(folder: Path, model: Any) -> None:
         torch.testing.assert_close(again(ids).logits, model(ids).logits)
     wanted = continued(model, ids, 8)
     options: dict[str, Any] = dict(max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None)
-    for use_cache in (False, True):
-        assert torch.equal(again.generate(ids, use_cache=use_cache, **options), wanted)
+    read: list[int] = []
+    again.embed.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+    assert torch.equal(again.generate(ids, use_cache=False, **options), wanted)
+    assert read == list(range(12, 20))
+    read.clear()
+    assert torch.equal(again.generate(ids, use_cache=True, **options), wanted)
+    assert read == [12, *[1] * 7]
 
 
 def test_padding_in_front_changes_nothing(model: Any) -> None:

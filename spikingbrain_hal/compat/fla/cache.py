@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,18 @@ if TYPE_CHECKING:
 
     class _TransformersCache: ...
 
-    class GenerationMixin: ...
+    class GenerationMixin:
+        def _update_model_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...
 
+    CACHE_NAME: str
 else:
     try:
         from transformers.cache_utils import Cache as _TransformersCache
         from transformers.generation import GenerationMixin
     except ImportError as error:
         raise ImportError("fla.models.utils needs transformers: pip install 'spikingbrain-hal[models]'") from error
+    _arguments = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    CACHE_NAME = "cache" if "cache" in _arguments else "past_key_values"
 
 STATES = ("recurrent_state", "attn_state", "conv_state", "ffn_state")
 
@@ -241,9 +246,15 @@ class FLAGenerationMixin(GenerationMixin):
         inputs_embeds: Tensor | None = None,
         use_cache: bool = True,
         logits_to_keep: int | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The inputs of the next call: of input_ids those that the cache has not seen."""
+        """The inputs of the next call: of input_ids those that the cache has not seen.
+
+        The cache is called past_key_values, or cache since transformers 5.24; models of released code know the former.
+        """
+        if past_key_values is None:
+            past_key_values = cache
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs: dict[str, Any] = {}
         if inputs_embeds is not None and not seen:
@@ -259,3 +270,12 @@ class FLAGenerationMixin(GenerationMixin):
             "use_cache": use_cache,
             "attention_mask": attention_mask,
         }
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Hands the cache of a call on to the next one, under the name that transformers looks for."""
+        updated: dict[str, Any] = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        if CACHE_NAME == "cache" and outputs.get("past_key_values") is not None:
+            updated[CACHE_NAME] = outputs["past_key_values"]
+        return updated
