@@ -8,9 +8,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from spikingbrain_hal import compat
 from spikingbrain_hal.compat.__main__ import main
+from spikingbrain_hal.compat.redirect import CudaRedirected
+
+CUDA = torch.cuda.is_available()
 
 
 @pytest.fixture
@@ -87,3 +91,36 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
         main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m spikingbrain_hal.compat" in capsys.readouterr().err
+
+
+MOVES = [
+    "x.cuda()", "x.cuda(1, True)", "x.cuda(device=0, non_blocking=True)", 'x.to("cuda:3")', "x.to(0)",
+    'x.to("cuda", torch.float64, True)', 'x.to(device=torch.device("cuda", 1))', 'torch.zeros(3, device="cuda")',
+    'torch.empty_like(x, device="cuda")', 'torch.tensor([1.0], device=torch.device("cuda"))', "m.cuda(0).weight",
+    'm.to("cuda:1", torch.float64).weight', 'torch.nn.Linear(2, 2, device="cuda").weight', "m.cuda().weight",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_cuda_means_the_device_that_is_given(move: str) -> None:
+    """And no other device, or number that is none."""
+    names = dict(torch=torch, x=torch.ones(1), m=torch.nn.Linear(2, 2))
+    with CudaRedirected(torch.device("meta")):
+        assert eval(move, names).is_meta
+        assert torch.zeros(2, device="cpu").device == torch.ones(2).to("cpu").device == torch.device("cpu")
+        assert torch.ones(2).to(torch.int32).dtype == torch.int32
+        assert torch.cuda.is_available() == CUDA
+        with torch.device("cuda"):
+            assert torch.zeros(2).is_meta
+    with CudaRedirected(torch.device("cpu")):
+        moved = eval(move, names | dict(m=torch.nn.Linear(2, 2)))
+        assert moved.device.type == "cpu"
+        assert (moved.dtype == torch.float64) == ("float64" in move)
+
+
+@pytest.mark.parametrize(("name", "words"), [("meta:x", "meta:x"), ("quantum", "'quantum' can't be used")])
+def test_a_device_that_is_not_there(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--device", name, "x.py"])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
