@@ -152,13 +152,15 @@ class GLAswaConfig(PretrainedConfig):
         self.spike_k = spike_k
         self.spike_down_proj = spike_down_proj
         if packing is not None:
-            keys = ("format_version", "group_size", "spike_k", "projections")
-            if not isinstance(packing, dict) or any(key not in packing for key in keys):
-                refuse("packing", packing, f"the keys {', '.join(keys)}, as sbhal pack writes them")
-            if packing["format_version"] != FORMAT_VERSION:
+            keys = {"format_version", "group_size", "spike_k", "projections"}
+            if not isinstance(packing, dict):
+                refuse("packing", packing, "a dict")
+            if packing.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
                 raise ValueError(
                     f"GLAswaConfig: packing has format_version {packing['format_version']}, expected {FORMAT_VERSION}"
                 )
+            if not keys <= packing.keys():
+                refuse("packing", packing, f"the keys {', '.join(sorted(keys))}, as sbhal pack writes them")
             self.packing = packing
             self.w8aspike = True
             self.quant_weight_group_size = packing["group_size"]

@@ -60,7 +60,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (dict(w8aspike=True, quant_weight_group_size=32), "hidden_size is 56, expected a multiple of quant_weight"),
     (dict(pad_token_id=-1), "pad_token_id is -1, expected None or a token from 0 to 60"),
     (dict(pad_token_id=61), "pad_token_id is 61"),
-    (dict(packing={}), "packing is {}, expected the keys format_version"),
+    (dict(packing={}), "packing is {}, expected the keys format_version, group_size, projections, spike_k"),
+    (dict(packing={"format_version": 9}), "packing has format_version 9, expected 1"),
     (dict(packing=3), "packing is 3"),
 ]  # fmt: skip
 
