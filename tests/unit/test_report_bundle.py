@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,8 +242,73 @@ def test_an_archive_that_grows_without_end_is_refused(tmp_path: Path, monkeypatc
     path.write_bytes(pack({MANIFEST: manifest({}).encode(), "zeros": bytes(3 << 20)}))
     assert path.stat().st_size < 10_000
     monkeypatch.setattr(bundle, "SIZE_LIMIT", 1 << 20)
-    with pytest.raises(BundleError, match="more than 1 MiB"):
+    with pytest.raises(BundleError, match="unpacked, holds more than 1,048,576 bytes"):
         bundle.load(path)
+
+
+def sparse(size: int) -> bytes:
+    """An archive of one member that says, in an extended header, that all of it is one hole."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        hole = tarfile.TarInfo("conformance/report.json")
+        hole.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": str(size), "GNU.sparse.numblocks": "1"}
+        tar.addfile(hole)
+    return packed.getvalue()
+
+
+def test_a_few_bytes_do_not_stand_for_many(tmp_path: Path) -> None:
+    """Neither a hole nor a size in an extended header is believed: what is read is what is there."""
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(sparse(700 << 20))
+    assert path.stat().st_size < 500
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="has a member that no bundle has"):
+        bundle.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def header_of_size(size: int) -> bytes:
+    """The first block of a member, with a size that no writer would write."""
+    member = tarfile.TarInfo(f"conformance/{MANIFEST}")
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+MANY = {MANIFEST: manifest({}).encode(), **{f"logs/{i}": b"" for i in range(bundle.FILE_LIMIT)}}
+ENDED = gzip.decompress(pack({MANIFEST: manifest({}).encode()}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header_of_size(-1024) + bytes(1024), "is said to have -1024 bytes, 1024 follow"),
+        (header_of_size(1 << 50) + bytes(1024), "is said to have 1125899906842624 bytes"),
+        (header_of_size(2000) + bytes(1024), "is said to have 2000 bytes, 1024 follow"),
+        (ENDED + header_of_size(0), "something behind it"),
+        (ENDED + b"x", "something behind it"),
+        (ENDED.rstrip(b"\0"), "is said to have|no end"),
+        (gzip.decompress(pack(MANY)), f"more than {bundle.FILE_LIMIT} members"),
+    ],
+    ids=["negative", "huge", "cut off", "second archive", "trailing byte", "no end", "many members"],
+)
+def test_an_archive_is_what_its_own_bytes_say(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(gzip.compress(content, mtime=0))
+    with pytest.raises(BundleError, match=message):
+        bundle.load(path)
+
+
+def test_a_folder_is_read_within_the_same_bounds(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "log.txt").open("wb").truncate(1 << 40)  # a hole, too
+    monkeypatch.setattr(bundle, "SIZE_LIMIT", 1 << 20)
+    with pytest.raises(BundleError, match=r"log\.txt holds more than [\d,]+ bytes"):
+        bundle.load(copy)
+    listed = (copy / MANIFEST).read_text().splitlines(keepends=True)
+    (copy / MANIFEST).write_text("".join([*listed, listed[-1]]))
+    with pytest.raises(BundleError, match="names a file twice"):
+        bundle.load(copy)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

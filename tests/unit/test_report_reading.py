@@ -113,7 +113,8 @@ def test_the_reader_takes_what_the_schema_allows(data: st.DataObject) -> None:
     valid = VALIDATOR.is_valid(changed)
     assert valid == (next(problems(changed), None) is None)
     if valid:
-        assert _outcome(changed) in (["", "it contradicts itself"] if path[0] in JUDGED else [""])
+        later = ["it is of operator set 2.0, this version knows up to 1"] if path[0] == "operator_set" else []
+        assert _outcome(changed) in ["", *later, *(["it contradicts itself"] if path[0] in JUDGED else [])]
     else:
         with pytest.raises(ReportError, match=r"^it is "):
             parse(json.dumps(changed).encode(), "it")
@@ -179,6 +180,9 @@ def test_unknown_keys_are_read_past() -> None:
             json.dumps(DATA).replace('"worst": 3.0', f'"worst": {10**400}'),
             "a whole number of 401 digits, more than 300",
         ),
+        (json.dumps(DATA).replace('"seconds": 1.5', '"seconds": 1e999'), "1e999 is more than a float can hold"),
+        (json.dumps(DATA)[:-1] + ', "more": ' + "[" * 300 + "]" * 300 + "}", "lists and objects lie more than 64 deep"),
+        (json.dumps(DATA)[:-1] + ', "seed": 8}', "the key 'seed' is there twice"),
     ],
 )
 def test_what_is_no_report_is_refused_in_a_sentence(text: str, message: str) -> None:

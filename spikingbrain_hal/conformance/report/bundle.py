@@ -10,12 +10,16 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from reprlib import repr as short
+
+from ...untrusted import is_inside, read_bytes, read_most
 
 MANIFEST = "SHA256SUMS"
 TARBALL = "bundle.tar.gz"
 TOP = "conformance"  # the folder inside the archive
-SIZE_LIMIT = 256 << 20
+SIZE_LIMIT = 256 << 20  # bytes, of an archive before and after unpacking, and of all files of a folder
+FILE_LIMIT = 1000
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _ALL = re.compile(r"# all: ([0-9a-f]{64})")
 _EXPECTED = re.compile(r"[0-9a-fA-F]{64}")
@@ -32,11 +36,11 @@ def manifest(files: Mapping[str, bytes]) -> str:
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
-    """The archive: names sorted, no times and no owners."""
+    """The archive: names sorted, no times and no owners, each member a header in the basic format and its content."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
         for name in sorted(files):
             member = tarfile.TarInfo(f"{TOP}/{name}")
@@ -48,21 +52,19 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 def load(path: Path) -> dict[str, bytes]:
     """The files of a bundle by name: those of an archive, or those of a folder that its manifest names.
 
-    Nothing is written anywhere, and names that lead out of the bundle are refused.
+    Nothing is written anywhere, no more than ``SIZE_LIMIT`` bytes are read, and an archive is refused that has what
+    :func:`pack` does not write: other names, links, devices, holes, extended headers, or something behind the end.
 
     Raises:
         BundleError: It is neither, or a damaged or hostile one.
         OSError: It cannot be read.
     """
-    if path.is_dir():
-        return _load_folder(path)
     try:
-        with gzip.open(path) as compressed:
-            content = compressed.read(SIZE_LIMIT + 1)
-        if len(content) > SIZE_LIMIT:
-            raise BundleError(f"{path} unpacks to more than {SIZE_LIMIT >> 20} MiB, which no bundle does")
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-            return _load_archive(path, archive)
+        if path.is_dir():
+            return _load_folder(path)
+        with gzip.open(io.BytesIO(read_bytes(path, SIZE_LIMIT))) as compressed:
+            content = read_most(compressed, SIZE_LIMIT, f"{path}, unpacked,")
+        return _load_archive(path, memoryview(content))
     except BundleError:
         raise
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
@@ -79,38 +81,61 @@ def _load_folder(folder: Path) -> dict[str, bytes]:
     listed = folder / MANIFEST
     if not listed.is_file():
         raise BundleError(f"{folder} holds no {MANIFEST}: it is not the folder of a run")
-    text = listed.read_bytes()
-    names = [name for name in _parse(text, folder) if (folder / name).is_file()]
-    return {MANIFEST: text} | {name: (folder / name).read_bytes() for name in names}
+    files = {MANIFEST: read_bytes(listed, SIZE_LIMIT)}
+    room = SIZE_LIMIT - len(files[MANIFEST])
+    for name in _parse(files[MANIFEST], folder):
+        if (folder / name).is_file():
+            files[name] = read_bytes(folder / name, room)
+            room -= len(files[name])
+    return files
 
 
-def _load_archive(path: Path, archive: tarfile.TarFile) -> dict[str, bytes]:
+def _load_archive(path: Path, content: memoryview) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    for member in archive:
+    for member, start in _members(content):
         top, _, name = member.name.partition("/")
-        content = archive.extractfile(member) if member.type == tarfile.REGTYPE else None
-        if content is None or top != TOP or not _is_inside(name) or name in files:
-            raise BundleError(f"{path} has a member that no bundle has: {member.name!r}")
-        files[name] = content.read()
+        if member.type != tarfile.REGTYPE or top != TOP or not is_inside(name) or name in files:
+            raise BundleError(f"{path} has a member that no bundle has: {short(member.name)}")
+        if len(files) == FILE_LIMIT:
+            raise BundleError(f"{path} has more than {FILE_LIMIT} members, which no bundle has")
+        files[name] = bytes(content[start : start + member.size])
     if MANIFEST not in files:
         raise BundleError(f"{path} holds no {TOP}/{MANIFEST}: it is not the bundle of a run")
     return files
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a name stays within the folder it is relative to, and is written in one way only."""
-    path = PurePosixPath(name)
-    plain = name == str(path) and "\\" not in name and name.isprintable()
-    return plain and not path.is_absolute() and ".." not in path.parts and name != "."
+def _members(content: memoryview) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """The members of an archive, and where each one's content begins, by the members' own headers alone.
+
+    ``tarfile`` would also follow what one header says of the next: longer names, sizes, and maps of holes, by which a
+    few bytes stand for a file of any size.
+
+    Raises:
+        ValueError: A member is cut off, or something follows the end.
+        tarfile.HeaderError: What should be a header is none.
+    """
+    at, block = 0, tarfile.BLOCKSIZE
+    while any(header := bytes(content[at : at + block])):
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        at += block
+        if not 0 <= member.size <= len(content) - at:
+            raise ValueError(f"{short(member.name)} is said to have {member.size} bytes, {len(content) - at} follow")
+        yield member, at
+        at += -(-member.size // block) * block
+    if any(bytes(content[at:])) or at >= len(content):
+        raise ValueError("it has no end, or something behind it")
 
 
 def _parse(text: bytes, source: Path) -> dict[str, str]:
     """Hash by name, as a manifest states them."""
     lines = text.decode("utf-8", "replace").splitlines()
     found = [_LINE.fullmatch(line) for line in lines[1:]]
-    if not lines or not _ALL.fullmatch(lines[0]) or not all(m and _is_inside(m[2]) for m in found):
+    if not lines or not _ALL.fullmatch(lines[0]) or not all(m and is_inside(m[2]) for m in found):
         raise BundleError(f"the {MANIFEST} of {source} is not a manifest of sbhal conformance")
-    return {m[2]: m[1] for m in found if m}
+    stated = {m[2]: m[1] for m in found if m}
+    if len(stated) != len(found) or len(found) > FILE_LIMIT:
+        raise BundleError(f"the {MANIFEST} of {source} names a file twice, or more than {FILE_LIMIT}")
+    return stated
 
 
 @dataclass(frozen=True)
