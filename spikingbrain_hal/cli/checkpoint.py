@@ -1,11 +1,9 @@
-"""What the commands that run a checkpoint share: opening it, and saying why it cannot be opened."""
+"""What the commands that run a checkpoint share: their options, and opening it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..errors import BackendUnavailable, UnsupportedOp
+from ..checkpoint.folder import read_object
 from ..selection import use_backend
 
 ModelArgument = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hugging Face hub.")]
@@ -45,24 +43,28 @@ class Checkpoint:
         return tokens.to(self.model.device, torch.int64)
 
 
-@contextmanager
-def refusals(console: Console) -> Iterator[None]:
-    """Turns what a wrong argument raises into one line and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError, ModuleNotFoundError, BackendUnavailable, UnsupportedOp) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
 def select(backend: str | None) -> None:
     """Selects a backend for the rest of the process, strictly; leaves the choice as it is if there is no name."""
     if backend:
         use_backend(backend)
 
 
+def present_device(name: str) -> torch.device:
+    """The device of a name, where a tensor can be.
+
+    Raises:
+        ValueError: There is no such device in this process.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device is {name!r}, which is not there: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def open_checkpoint(console: Console, model: str, dtype: str, device: str) -> Checkpoint:
-    """Loads a checkpoint and says how large it is.
+    """Loads a checkpoint and says how large it is; never runs code that comes with it.
 
     Args:
         console: Where progress goes.
@@ -71,32 +73,56 @@ def open_checkpoint(console: Console, model: str, dtype: str, device: str) -> Ch
         device: A torch device.
 
     Raises:
-        ValueError: An argument is wrong, or there is no such checkpoint.
+        ValueError: An argument is wrong, there is no such checkpoint, or it does not hold what it says.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected auto or one of {', '.join(DTYPES)}")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
+    place = present_device(device)
+    from transformers import __version__
 
-    from .. import models  # noqa: F401 - registers the model type
+    from ..models import GLAswaForCausalLM
+    from ..models.loading import checkpoint_folder
 
     keyword = "torch_dtype" if __version__.startswith("4.") else "dtype"
     started = time.perf_counter()
-    with console.status(f"loading {model}"):
-        network = AutoModelForCausalLM.from_pretrained(model, **{keyword: DTYPES.get(dtype, "auto")})
-        network = network.to(device).eval()
+    with console.status(f"loading {escape(model)}"):
+        folder = checkpoint_folder(model)
+        options: dict[str, Any] = {keyword: DTYPES.get(dtype, "auto"), "output_loading_info": True}
+        network, info = GLAswaForCausalLM.from_pretrained(folder, **options)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"{folder} lacks {missing[0]} and {len(missing) - 1} other tensors of the model")
+        network = network.to(place).eval()
     held = [*network.parameters(), *network.buffers()]
     size = sum(t.nbytes for t in held)
     console.print(
-        f"loaded {Path(model).name}: {sum(t.numel() for t in held):,} numbers, {size / 2**30:.2f} GiB, "
+        f"loaded {escape(Path(model).name)}: {sum(t.numel() for t in held):,} numbers, {size / 2**30:.2f} GiB, "
         f"in {time.perf_counter() - started:.1f} s"
     )
+    return Checkpoint(network, _tokenizer(folder))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    settings = folder / "tokenizer_config.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{model} has no tokenizer that transformers can read: {error}") from error
-    return Checkpoint(network, tokenizer)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged file breaks in transformers and tokenizers
+        if settings.is_file() and "auto_map" in read_object(settings):
+            raise ValueError(
+                f"{settings} names code of its own, auto_map, and code of a checkpoint is never run"
+            ) from error
+        raise ValueError(f"{folder} has no tokenizer that transformers can read: {error}") from error
 
 
 def read_text(given: str) -> str:
-    """A text from the command line, ``-`` for standard input."""
-    return sys.stdin.read() if given == "-" else given
+    """A text from the command line, ``-`` for standard input.
+
+    Raises:
+        ValueError: Standard input is closed, or no text.
+    """
+    if given != "-":
+        return given
+    if sys.stdin is None:
+        raise ValueError("standard input is closed")
+    return sys.stdin.read()

@@ -16,18 +16,22 @@ from .checkpoint import (
     ModelArgument,
     open_checkpoint,
     read_text,
-    refusals,
     select,
 )
+from .refusals import finite, refusals
 
 
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads standard input.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Samples among the likeliest tokens of this share.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Divides the logits; 0 takes the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Samples among the likeliest tokens of this share.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes sampling repeatable.")] = None,
     backend: BackendOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
@@ -37,7 +41,7 @@ def generate(
     Exits with 2 where the checkpoint, the backend or an argument is no good.
     """
     console = Console(stderr=True)
-    with refusals(console):
+    with refusals():
         select(backend)
         checkpoint = open_checkpoint(console, model, dtype, device)
         tokens = checkpoint.encode(read_text(prompt), "prompt")

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..checkpoint import Stored
+from ..checkpoint.tensors import NAMES
 from ..selection import current
-from .checkpoint import BackendOption, refusals, select
+from .checkpoint import BackendOption, ModelArgument, select
 from .doctor import served_by
+from .refusals import refusals
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Folder of a checkpoint.", exists=True, file_okay=False)],
+    model: ModelArgument,
     backend: BackendOption = None,
     device: Annotated[str, typer.Option(help="The torch device type, where no backend is named.")] = "cpu",
 ) -> None:
     """Say what a checkpoint holds, how large its state is, and operator by operator who would run it.
 
-    Reads the headers of its files only. Exits with 1 where an operator would be refused, with 2 where the folder is no
-    checkpoint that can be loaded or the backend cannot be used.
+    Reads the headers of its files only; one that is on the hub is fetched first. Exits with 1 where an operator would
+    be refused, with 2 where there is no checkpoint that can be loaded or the backend cannot be used.
     """
     console = Console()
-    with refusals(console):
+    with refusals():
+        from ..models import GLAswaForCausalLM
+        from ..models.loading import checkpoint_folder, open_checkpoint
+
         select(backend)
-        config, tensors = _read(model)
-        active = current(device)
-        _show_contents(console, model, config, tensors)
-        _show_state(console, config)
+        active = current(_device_type(device))
+        config, tensors = open_checkpoint(checkpoint_folder(model), GLAswaForCausalLM)
+        state = State.of(config)
+    _show_contents(console, Path(model).name, config, tensors)
+    _show_state(console, state)
     console.print(f"\noperators on [bold]{active.name}[/]: {escape(active.reason)}")
     table = Table("operator", "for", "runs as", "why")
-    rows = [(op, use, *served_by(active, op)) for op, use in _needs(config).items()]
+    rows = [(op, use, *served_by(active, op)) for op, use in _needs(config, state).items()]
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -44,34 +55,58 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _read(folder: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
-    """The configuration, and shape and dtype of every tensor on disk."""
-    from safetensors import safe_open
-    from transformers import AutoConfig
-
-    from ..models import GLAswaConfig
-    from ..models.loading import checkpoint_config, tensor_files
-
-    config = AutoConfig.from_pretrained(folder)
-    if not isinstance(config, GLAswaConfig):
-        raise ValueError(f"{folder} is a {config.model_type} model, expected {GLAswaConfig.model_type}")
-    files = tensor_files(folder)
-    tensors = {}
-    for path in sorted(set(files.values())):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                part = file.get_slice(name)
-                tensors[name] = (part.get_shape(), part.get_dtype())
-    return checkpoint_config(config, files), tensors
+def _device_type(name: str) -> str:
+    try:
+        return torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}, expected a torch device: {str(error).splitlines()[0]}") from error
 
 
-def _show_contents(console: Console, folder: Path, config: Any, tensors: dict[str, tuple[list[int], str]]) -> None:
-    sizes = {name: math.prod(shape) for name, (shape, _) in tensors.items()}
+@dataclass(frozen=True)
+class State:
+    """What the layers of a model carry for one sequence of 16-bit activations.
+
+    Attributes:
+        memories: Layers with a memory.
+        windows: Layers with keys and values of a window.
+        full: Layers with keys and values of all tokens.
+        memory_bytes: Of the memories.
+        memory_dtype: Theirs.
+        window_bytes: Of the windows, once they are full.
+        token_bytes: By which the layers with all tokens grow with each.
+    """
+
+    memories: int
+    windows: int
+    full: int
+    memory_bytes: int
+    memory_dtype: torch.dtype
+    window_bytes: int
+    token_bytes: int
+
+    @classmethod
+    def of(cls, config: Any) -> State:
+        """That of a model, which is built without memory for it."""
+        from ..models import GLAswaModel
+
+        with torch.device("meta"):
+            attentions: list[Any] = [layer.attn for layer in GLAswaModel(copy.deepcopy(config)).layers]
+            states = [(attn, attn.initial_state(1, torch.empty(0, dtype=torch.bfloat16))) for attn in attentions]
+        memories = [state.linear for _, state in states if state.linear is not None]
+        windows = [state.ring for attn, state in states if state.ring is not None and not attn.is_full]
+        full = [state.ring for attn, state in states if attn.is_full]  # with room for one token
+        dtype = memories[0].memory.dtype if memories else torch.float32
+        sizes = [sum(x.nbytes for x in part) for part in (memories, windows, full)]
+        return cls(len(memories), len(windows), len(full), sizes[0], dtype, sizes[1], sizes[2])
+
+
+def _show_contents(console: Console, title: str, config: Any, tensors: Mapping[str, Stored]) -> None:
+    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     kinds = Counter[str]()
-    for name, (_, dtype) in tensors.items():
-        kinds[dtype] += sizes[name]
+    for name, tensor in tensors.items():
+        kinds[NAMES[tensor.dtype]] += sizes[name]
     spiking = "W8ASpike, packed integers" if any(name.endswith(".codes") for name in tensors) else "W8ASpike"
-    console.print(f"[bold]{escape(folder.name)}[/]: {config.model_type}, {spiking if config.w8aspike else 'plain'}")
+    console.print(f"[bold]{escape(title)}[/]: {config.model_type}, {spiking if config.w8aspike else 'plain'}")
     console.print(
         f"{sum(sizes.values()):,} numbers in {len(tensors)} tensors: "
         + ", ".join(f"{count:,} {dtype}" for dtype, count in kinds.most_common())
@@ -82,36 +117,23 @@ def _show_contents(console: Console, folder: Path, config: Any, tensors: dict[st
     )
 
 
-def _layers(config: Any) -> tuple[int, int, int]:
-    """How many layers have a memory, a window of keys, and all keys."""
-    layers, full = config.num_hidden_layers, len(config.full_attn_layers)
-    if config.parallel_attention:
-        return layers, layers - full, full
-    return layers - len(config.attn_layers), len(config.attn_layers), 0
-
-
-def _show_state(console: Console, config: Any) -> None:
-    linear, windowed, full = _layers(config)
-    head = config.num_key_value_heads * config.head_dim
-    memory = linear * head * config.head_dim * 4
-    keys = 2 * head * 2  # a key and a value in 16 bits
-    ring = windowed * (config.sliding_window + 1) * keys
+def _show_state(console: Console, state: State) -> None:
+    bits = 8 * state.memory_dtype.itemsize
     console.print(
-        f"state of a sequence, at 16 bits: {memory / 2**20:,.1f} MiB in {linear} memories, "
-        f"{ring / 2**20:,.1f} MiB in {windowed} windows"
-        + (f", and {full * keys / 2**10:,.1f} KiB a token in {full} layers of full attention" if full else "")
+        f"state of a sequence: {state.memory_bytes / 2**20:,.1f} MiB in {state.memories} memories of {bits} bits, "
+        f"{state.window_bytes / 2**20:,.1f} MiB in {state.windows} windows of 16 bits"
+        + (f", and {state.token_bytes / 2**10:,.1f} KiB a token in {state.full} with all keys" if state.full else "")
     )
 
 
-def _needs(config: Any) -> dict[str, str]:
-    linear, windowed, full = _layers(config)
+def _needs(config: Any, state: State) -> dict[str, str]:
     needs = {}
-    if linear:
-        needs["gated_linear_attention"] = f"prefill and training of {linear} layers"
-        needs["gated_linear_attention_step_"] = f"decode of {linear} layers"
-    if windowed + full:
-        seen = f"{windowed} layers with a window of {config.sliding_window + 1:,} keys"
-        needs["attention"] = seen + (f", {full} with all" if full else "")
+    if state.memories:
+        needs["gated_linear_attention"] = f"prefill and training of {state.memories} layers"
+        needs["gated_linear_attention_step_"] = f"decode of {state.memories} layers"
+    if state.windows + state.full:
+        seen = f"{state.windows} layers with a window of {config.sliding_window + 1:,} keys"
+        needs["attention"] = seen + (f", {state.full} with all" if state.full else "")
     if config.w8aspike:
         needs["spike_encode"] = "what the projections read, and the queries of windowed layers"
         needs["spike_linear"] = "the projections"

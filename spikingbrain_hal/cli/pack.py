@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from .. import packing
+from ..checkpoint.beside import left_behind
+from .refusals import finite, refusals, sentence
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -31,14 +33,17 @@ def pack(
     ] = None,
     down_proj: Annotated[bool, typer.Option("--down-proj", help="Pack the down projections too.")] = False,
     group_size: Annotated[int, typer.Option(min=1, help="Inputs that share a scale.")] = packing.GROUP_SIZE,
-    shard_size: Annotated[float, typer.Option(min=1e-6, help="Size of a file in GB.")] = packing.SHARD_BYTES / 1e9,
+    shard_size: Annotated[
+        float, typer.Option(min=1e-6, max=1e6, callback=finite, help="Size of a file in GB.")
+    ] = packing.SHARD_BYTES / 1e9,
 ) -> None:
     """Write a checkpoint's projections as integers and scales, then read all of it again and compare.
 
-    Exits with 1 if something is wrong, which never harms SRC nor what of DST was finished.
+    Code that comes with SRC is left behind, with what names it. Exits with 1 if DST is not what SRC implies, with 2 if
+    it cannot be written or read, which never harms SRC nor what of DST was finished.
     """
     console = Console()
-    try:
+    with refusals(), _differences(console):
         if dst is None:
             if verify is not True:
                 raise packing.PackingError("DST is missing; only --verify takes one folder")
@@ -50,12 +55,21 @@ def pack(
             with _progress(console, "packing") as progress:
                 packing.pack(src, dst, group_size, down_proj, int(shard_size * 1e9), progress)
             console.print(f"packed: {escape(str(dst))}", soft_wrap=True)
+            if left := left_behind(src, src.glob("*.safetensors")):
+                console.print(f"left behind: {escape(', '.join(left))}", soft_wrap=True)
         if verify is not False:
             with _progress(console, "comparing") as progress:
                 count = packing.verify(src, dst, progress)
             console.print(f"[bold green]{count} tensors[/] are, bit for bit, what the source implies")
-    except packing.PackingError as error:
-        console.print(f"[bold red]problem:[/] {escape(str(error))}", soft_wrap=True)
+
+
+@contextmanager
+def _differences(console: Console) -> Iterator[None]:
+    """Ends the command with 1 where DST was read and is another."""
+    try:
+        yield
+    except packing.Difference as error:
+        console.print(f"[bold red]problem:[/] {sentence(error)}", soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +16,8 @@ from ..conformance.report.badge import badge_json, badge_svg
 from ..conformance.report.claim import claim
 from ..conformance.report.diff import FACTOR, NOT_COMPARED, Change, Difference, difference
 from ..conformance.report.matrix import matrix as matrix_page
-from ..conformance.report.reading import ReportError
-from .summary import plain, print_summary
+from .refusals import plain, refusals
+from .summary import print_summary
 
 report = typer.Typer(
     help="Show, compare, verify and draw the reports of runs: report.json, a run's folder, or its bundle.",
@@ -29,23 +27,13 @@ Source = Annotated[Path, typer.Argument(help="report.json, the folder of a run, 
 VERDICT_COLOUR = {"better": "green", "worse": "red", "other": "yellow"}
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What cannot be read or written ends the command with 2 and one sentence."""
-    try:
-        yield
-    except (ReportError, bundle.BundleError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
 @report.command()
 def show(source: Source) -> None:
     """Print a report as the run did.
 
     Exits as the run did: with 0 if it passed, else with 1; with 2 if there is no report to read.
     """
-    with _refusals():
+    with refusals():
         found = read(source)
     about, console = found.about, Console()
     console.print(
@@ -69,7 +57,7 @@ def verify(
 
     Exits with 0 if all agree, with 1 if not, with 2 if it is no bundle.
     """
-    with _refusals():
+    with refusals():
         found = bundle.verify(source, sha256)
     console = Console()
     for problem in found.problems:
@@ -91,7 +79,7 @@ def diff(
     Times are shown side by side and are no change. Exits with 0 if nothing differs, with 1 if something does, with 2
     if a report cannot be read.
     """
-    with _refusals():
+    with refusals():
         found = difference(read(a), read(b), factor)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
@@ -156,7 +144,7 @@ def badge(
     out: Annotated[Path, typer.Option(help="Folder for badge.svg and badge.json.")] = Path("out/badge"),
 ) -> None:
     """Draw level, operator-set version, operators passed of all and waivers, with all that must be said beside them."""
-    with _refusals():
+    with refusals():
         found = read(source)
         out.mkdir(parents=True, exist_ok=True)
         for name, text in {"badge.svg": badge_svg(found), "badge.json": badge_json(found)}.items():
@@ -171,7 +159,7 @@ def matrix(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/matrix.html"),
 ) -> None:
     """Write one page over several reports: backends, operators and dtypes."""
-    with _refusals():
+    with refusals():
         page = matrix_page({str(source): read(source) for source in sources})
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..nn import SpikeLinear, SpikeStatistics, encode_spikes
-from .checkpoint import BackendOption, DeviceOption, DtypeOption, ModelArgument, open_checkpoint, refusals, select
+from .checkpoint import BackendOption, DeviceOption, DtypeOption, ModelArgument, open_checkpoint, select
+from .refusals import refusals
 
 PLACES = {
     "attention input": "attn.q_proj",
@@ -49,17 +50,25 @@ def spikes(
     Exits with 2 where the checkpoint, the backend or an argument is no good.
     """
     console = Console()
-    with refusals(console):
+    with refusals():
         import_plot()
+        out.mkdir(parents=True, exist_ok=True)  # before anything is read, which takes long
         select(backend)
         checkpoint = open_checkpoint(console, model, dtype, device)
-        tokens = checkpoint.encode(text.read_text(encoding="utf-8"), "text")[:, :max_tokens]
+        tokens = checkpoint.encode(_text(text), "text")[:, :max_tokens]
         measured = _measure(console, checkpoint.model, tokens, chunk)
         found = {key: SpikeStatistics.mean(parts) for key, parts in measured.items()}
         total = SpikeStatistics.mean([part for parts in measured.values() for part in parts])
         _show(console, measured, total, tokens.shape[1])
         _write(out, found, total, tokens.shape[1])
     console.print(f"json: {out / 'spikes.json'}\nplot: {out / 'spikes.png'}", soft_wrap=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
 
 
 def import_plot() -> Any:
@@ -136,7 +145,6 @@ def _cells(statistics: SpikeStatistics) -> list[str]:
 
 
 def _write(out: Path, found: Mapping[tuple[str, int], SpikeStatistics], total: SpikeStatistics, tokens: int) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     layers = [{"place": place, "layer": layer, **asdict(s)} for (place, layer), s in sorted(found.items())]
     (out / "spikes.json").write_text(json.dumps({"tokens": tokens, "all": asdict(total), "layers": layers}, indent=1))
     plt = import_plot()

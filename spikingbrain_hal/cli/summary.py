@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..conformance.record import Report, first_line
 from ..conformance.report.claim import claim
+from .refusals import plain
 
 FAILURES_SHOWN = 10
 OUTPUT_LINES = 5
 COLOUR = {"pass": "green", "fail": "red", "partial": "yellow", "unsupported": "yellow"}
-
-
-def plain(text: str) -> str:
-    """Text from a report, for the terminal: on one line, without markup and the control codes that could rule it."""
-    return escape("".join(c for c in " ".join(text.expandtabs().splitlines()) if c.isprintable()))
 
 
 def print_summary(console: Console, found: Report) -> None:

@@ -9,7 +9,16 @@ source's with the key ``packing``: ``format_version``, ``source`` (``"w8aspike"`
 
 from .manifest import FORMAT_VERSION
 from .pack import GROUP_SIZE, SHARD_BYTES, pack
-from .tensors import PackingError
-from .verify import verify, verify_checksums
+from .source import PackingError
+from .verify import Difference, verify, verify_checksums
 
-__all__ = ["FORMAT_VERSION", "GROUP_SIZE", "SHARD_BYTES", "PackingError", "pack", "verify", "verify_checksums"]
+__all__ = [
+    "FORMAT_VERSION",
+    "GROUP_SIZE",
+    "SHARD_BYTES",
+    "Difference",
+    "PackingError",
+    "pack",
+    "verify",
+    "verify_checksums",
+]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..nn import encode_weight
-from .source import Linear
-from .tensors import PackingError
+from .source import Linear, PackingError
 
 LARGEST = 127
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Any, get_origin, get_type_hints
 
-from .source import Source
-from .tensors import NAMES, PackingError, Stored, read_header
+from ..checkpoint import Stored
+from ..checkpoint.folder import read_object
+from ..checkpoint.tensors import NAMES, read_header
+from ..untrusted import is_inside
+from .source import PackingError, Source
 
 FORMAT_VERSION = 1
 MANIFEST = "packing.json"
@@ -51,19 +56,18 @@ class Manifest:
         """Reads a folder's record.
 
         Raises:
-            PackingError: There is none, or it is of another version.
+            CheckpointError: There is none, or it is of another version or none of ours.
         """
         path = folder / MANIFEST
         if not path.is_file():
             raise PackingError(f"{folder} has no {MANIFEST}, expected a folder that sbhal pack has written")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content["format_version"]
-            if version == FORMAT_VERSION:
-                return cls(**content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise PackingError(f"{path} is no record of a packing: {error}") from None
-        raise PackingError(f"{path} has format_version {version}, expected {FORMAT_VERSION}")
+        content = read_object(path)
+        version = content.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise PackingError(f"{path} has format_version {short(version)}, expected {FORMAT_VERSION}")
+        if problem := next(_problems(content), None):
+            raise PackingError(f"{path} is no record of a packing: {problem}")
+        return cls(**content)
 
     def write(self, folder: Path) -> None:
         """Replaces a folder's record, at once or not at all."""
@@ -83,11 +87,31 @@ class Manifest:
                 raise PackingError(f"DST, {folder}, was begun otherwise: {what}{given}; choose another or remove it")
 
 
+def _problems(content: dict[str, Any]) -> Iterator[str]:
+    """Where a record is not as :class:`Manifest` writes it."""
+    kinds = {name: get_origin(kind) or kind for name, kind in get_type_hints(Manifest).items()}
+    if content.keys() != kinds.keys():
+        yield f"its keys are {short(sorted(content))}, expected {sorted(kinds)}"
+        return
+    for name, kind in kinds.items():
+        if type(content[name]) is not kind:
+            yield f"{name} is {short(content[name])}"
+    for name, records in content["shards"].items():
+        if not is_inside(name) or "/" in name:
+            yield f"{short(name)} is no name of a file"
+        if not isinstance(records, dict) or not all(_is_record(record) for record in records.values()):
+            yield f"{short(name)} is {short(records)}"
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and record.keys() == {"dtype", "shape", "sha256"}
+
+
 def read_shard(path: Path, records: dict[str, dict[str, Any]]) -> dict[str, Stored]:
     """The tensors of a finished file.
 
     Raises:
-        PackingError: The file is missing, cut off, or does not hold what is recorded.
+        CheckpointError: The file is missing, cut off, or does not hold what is recorded.
     """
     found = read_header(path)
     shown = {name: (NAMES[tensor.dtype], list(tensor.shape)) for name, tensor in found.items()}

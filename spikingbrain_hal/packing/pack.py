@@ -7,21 +7,22 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ..checkpoint import CheckpointError
+from ..checkpoint.beside import beside_weights
+from ..checkpoint.folder import CONFIG, INDEX
 from ..ops.spike_linear import GROUP_SIZES
 from .manifest import FORMAT_VERSION, MANIFEST, UNFINISHED, Manifest, publish, read_shard, write_atomically
 from .shard import Part, ShardWriter, divide, part_bytes, source_bytes
-from .source import INDEX, PROJECTIONS, Source, open_source
-from .tensors import PackingError
+from .source import PROJECTIONS, PackingError, Source, open_source
 
 GROUP_SIZE = 128
 SHARD_BYTES = 2_000_000_000
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Progress = Callable[[str, int, int], None]
@@ -36,7 +37,7 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = lambda name, done, total: None,
 ) -> Path:
-    """Packs a checkpoint: the projections as integers and scales, all else as it is.
+    """Packs a checkpoint: the projections as integers and scales, all else as it is, but for code and what names it.
 
     ``<linear>.weight`` becomes ``<linear>.codes``, int8 or where that is too narrow int16, [out, in], and
     ``<linear>.scales``, float32 [out, in / group_size]; the low-rank gate of a plain checkpoint becomes one
@@ -55,7 +56,9 @@ def pack(
         dst.
 
     Raises:
-        PackingError: The source is not whole or of another kind, dst is not ours to write, or its disk is full.
+        CheckpointError: The source is not whole or of another kind.
+        PackingError: An argument is wrong, dst is not ours to write, or its disk is full.
+        OSError: A file cannot be read or written.
 
     Source: SpikingBrain technical report, eqs. 19-23.
     """
@@ -150,7 +153,7 @@ def _forget_lost(dst: Path, manifest: Manifest) -> None:
     for name, records in list(manifest.shards.items()):
         try:
             read_shard(dst / name, records)
-        except PackingError:
+        except CheckpointError:
             del manifest.shards[name]
             manifest.finished = False
 
@@ -188,17 +191,11 @@ def _finish(source: Source, dst: Path, manifest: Manifest) -> None:
     size = sum((dst / name).stat().st_size for name in manifest.shards)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     write_atomically(dst / INDEX, json.dumps(index, indent=1).encode())
-    for file in _beside_weights(source.folder):
-        write_atomically(dst / file.name, file.read_bytes())
+    for name, content in beside_weights(source.folder):
+        (dst / name).parent.mkdir(exist_ok=True)
+        write_atomically(dst / name, content)
     config = {**source.config, "packing": packing_entry(manifest, source.config)}
-    write_atomically(dst / "config.json", json.dumps(config, indent=2).encode())
+    write_atomically(dst / CONFIG, json.dumps(config, indent=2).encode())
     if not manifest.finished:
         manifest.finished = True
         manifest.write(dst)
-
-
-def _beside_weights(folder: Path) -> Sequence[Path]:
-    """Tokenizer, generation settings and the like; not what lies in folders of its own, and no hidden files."""
-    skipped = ("config.json", MANIFEST)
-    files = (f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    return sorted(f for f in files if f.name not in skipped and not f.name.endswith(WEIGHTS))

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ..checkpoint.tensors import NAMES, Stored, content_of, header_bytes
 from .codes import code_blocks, narrowest
 from .source import Copied, Linear
-from .tensors import NAMES, Stored, content_of, header_bytes
 
 Part = Copied | Linear
 Advance = Callable[[str, int], None]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .tensors import PackingError, Stored, read_header
+from ..checkpoint import CheckpointError, Stored, read_config, read_tensors
+from ..checkpoint.folder import CONFIG, LAYER, require_layers
 
 SCALES = ".weight_quantizer.scales"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gk_proj", "gate_proj", "up_proj")
-INDEX = "model.safetensors.index.json"
-LAYER = re.compile(r"\.layers\.(\d+)\.")
-CONVERT = "python -m spikingbrain_hal.models.convert"
+
+
+class PackingError(CheckpointError):
+    """A checkpoint cannot be packed, or a packed one cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Copied:
 
     name: str
     tensor: Stored
+
+    @property
+    def names(self) -> list[str]:
+        """Of the packed tensors."""
+        return [self.name]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class Linear:
     group_size: int
 
     @property
+    def names(self) -> list[str]:
+        """Of the packed tensors."""
+        return [self.name + ".codes", self.name + ".scales"]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Of the packed integers, [out, in]."""
         return (self.factor or self.weight).shape[0], self.weight.shape[1]
@@ -55,7 +66,7 @@ class Source:
 
     Attributes:
         folder: Where it lies.
-        config: The content of its config.json.
+        config: The content of its config.json, but for what names code.
         kind: ``"w8aspike"`` or ``"float"``.
         files: Its files of tensors.
         parts: What its packed form is made of, in the order of the source's bytes.
@@ -77,12 +88,12 @@ def open_source(folder: Path, group_size: int, down_proj: bool) -> Source:
         down_proj: Pack the down projections too.
 
     Raises:
-        PackingError: Something is missing, cut off, or of another kind than a dense ``gla_swa`` model.
+        CheckpointError: Something is missing, cut off, or of another kind than a dense ``gla_swa`` model.
     """
     if not folder.is_dir():
         raise PackingError(f"SRC is {folder}, expected the folder of a checkpoint")
     config = _read_config(folder)
-    tensors = _read_tensors(folder)
+    tensors = read_tensors(folder)
     kind = "w8aspike" if any(name.endswith(SCALES) for name in tensors) else "float"
     wanted = (*PROJECTIONS, "down_proj") if down_proj else PROJECTIONS
     _require_layers(folder, config, tensors)
@@ -99,65 +110,27 @@ def open_source(folder: Path, group_size: int, down_proj: bool) -> Source:
             parts.append(_linear(layer, tensor, tensors, kind, group_size))
         else:
             parts.append(Copied(name.replace("gk_proj.1.bias", "gk_proj.bias"), tensor))
+    twice = [name for name, n in Counter(name for part in parts for name in part.names).items() if n > 1]
+    if twice:
+        raise PackingError(f"{folder}: two of its tensors would be {twice[0]}, packed")
     files = sorted({tensor.path for tensor in tensors.values()})
     return Source(folder, config, kind, files, parts)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise PackingError(f"{folder} has no config.json, expected the folder of a checkpoint")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PackingError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("model_type") != "gla_swa":
-        given = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-        raise PackingError(f"{path}: model_type is {given!r}, expected 'gla_swa'")
+    config = read_config(folder)
     if "packing" in config:
         raise PackingError(f"{folder} is packed already")
     if config.get("num_experts"):
-        raise PackingError(f"{path}: num_experts is {config['num_experts']}, expected a model without experts")
-    return config
-
-
-def _read_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors, in the order of files and places."""
-    index, shards = folder / INDEX, sorted(folder.glob("*.safetensors"))
-    promised: dict[str, str] = {}
-    if index.is_file():
-        try:
-            promised = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PackingError(f"{index} is no index of safetensors: {error}") from None
-        shards = [folder / name for name in sorted(set(promised.values()))]
-    elif not shards:
-        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt")]
-        if pickles:
-            raise PackingError(
-                f"{folder} holds pickles ({pickles[0].name}), which can run any code while they are read; "
-                f"convert it to safetensors first: {CONVERT} {folder} NEW_FOLDER"
-            )
-        raise PackingError(f"{folder} holds no safetensors")
-    elif len(shards) > 1:
         raise PackingError(
-            f"{folder} has {len(shards)} safetensors files but no {INDEX}, which says what belongs to it"
+            f"{folder / CONFIG}: num_experts is {config['num_experts']}, expected a model without experts"
         )
-    found: dict[str, Stored] = {}
-    for shard in shards:
-        here = read_header(shard)
-        found |= {n: t for n, t in here.items() if promised.get(n, shard.name) == shard.name}
-    absent = sorted(promised.keys() - found.keys())
-    if absent:
-        raise PackingError(f"{folder / promised[absent[0]]} lacks {absent[0]}, which {INDEX} says it holds")
-    return found
+    return config
 
 
 def _require_layers(folder: Path, config: dict[str, Any], tensors: dict[str, Stored]) -> None:
     """Every layer has its projections: a checkpoint that lost a shard is not packed as if it were whole."""
-    layers = config.get("num_hidden_layers")
-    if not isinstance(layers, int) or layers < 1:
-        raise PackingError(f"{folder / 'config.json'}: num_hidden_layers is {layers!r}, expected how many layers")
+    layers = require_layers(folder, config, tensors)
     has: dict[int, set[str]] = {}
     for name in tensors:
         if (found := LAYER.search(name)) and name.endswith("_proj.weight"):
@@ -167,8 +140,6 @@ def _require_layers(folder: Path, config: dict[str, Any], tensors: dict[str, Sto
         absent = sorted(everywhere - has.get(layer, set()))
         if absent:
             raise PackingError(f"{folder}: layer {layer} of {layers} has no {', '.join(absent)}; is a shard missing?")
-    if max(has) >= layers:
-        raise PackingError(f"{folder}: there is a layer {max(has)}, but num_hidden_layers is {layers}")
 
 
 def _linear(layer: str, weight: Stored, tensors: dict[str, Stored], kind: str, group_size: int) -> Linear:
@@ -184,12 +155,11 @@ def _linear(layer: str, weight: Stored, tensors: dict[str, Stored], kind: str, g
         shapes = [list(t.shape) for t in (weight, factor) if t]
         raise PackingError(f"{weight.name} has shape {shapes}, expected a matrix, or two factors of one")
     out, inputs = found.shape
+    if not all(n for tensor in (weight, factor) if tensor for n in tensor.shape):
+        raise PackingError(f"{weight.name} is {out} x {inputs}, expected a matrix with elements")
     if inputs % group_size:
         raise PackingError(f"{weight.name} has {inputs} inputs, expected a multiple of group_size, {group_size}")
-    if scales and scales.shape[:2] + scales.shape[2:3] not in (
-        (out, inputs // group_size),
-        (out, inputs // group_size, 1),
-    ):
+    if scales and scales.shape not in ((out, inputs // group_size), (out, inputs // group_size, 1)):
         raise PackingError(
             f"{scales.name} has shape {list(scales.shape)}, expected {[out, inputs // group_size, 1]}, "
             f"a scale for each row and {group_size} inputs"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
+import torch
+
+from ..checkpoint import Stored, weight_map
+from ..checkpoint.folder import CONFIG, INDEX, read_object
+from ..checkpoint.tensors import content_of
 from .codes import code_blocks
 from .manifest import Manifest, read_shard
 from .pack import Progress, packing_entry
 from .shard import block_bytes, source_bytes
-from .source import INDEX, Copied, Linear, open_source
-from .tensors import PackingError, Stored, content_of
+from .source import Copied, Linear, PackingError, open_source
+
+
+class Difference(PackingError):
+    """A packed checkpoint is not what its source implies, or not what was written."""
 
 
 def verify(src: str | Path, dst: str | Path, progress: Progress = lambda name, done, total: None) -> int:
@@ -28,7 +35,8 @@ def verify(src: str | Path, dst: str | Path, progress: Progress = lambda name, d
         How many tensors were compared.
 
     Raises:
-        PackingError: A tensor differs, is missing or too many, or the folder is not finished.
+        Difference: A tensor differs, is missing or too many.
+        CheckpointError: A folder is not finished, damaged, or of another kind.
     """
     src, dst = Path(src), Path(dst)
     manifest = _finished(dst)
@@ -44,21 +52,20 @@ def verify(src: str | Path, dst: str | Path, progress: Progress = lambda name, d
         progress(name, done, total)
 
     for part in source.parts:
-        names = [part.name] if isinstance(part, Copied) else [part.name + ".codes", part.name + ".scales"]
-        for name in names:
+        for name in part.names:
             if name not in stored:
-                raise PackingError(f"{dst} lacks {name}, which {src} implies")
-        packed = [stored.pop(name) for name in names]
+                raise Difference(f"{dst} lacks {name}, which {src} implies")
+        packed = [stored.pop(name) for name in part.names]
         if isinstance(part, Copied):
             _compare_copy(part, packed[0], advance)
         else:
             _compare_linear(part, packed[0], packed[1], advance)
-        count += len(names)
+        count += len(part.names)
     if stored:
-        raise PackingError(f"{dst} holds {min(stored)}, which {src} does not imply")
-    config = json.loads((dst / "config.json").read_text(encoding="utf-8"))
+        raise Difference(f"{dst} holds {min(stored)}, which {src} does not imply")
+    config = read_object(dst / CONFIG)
     if config != {**source.config, "packing": packing_entry(manifest, source.config)}:
-        raise PackingError(f"{dst / 'config.json'} is not that of {src} with the description of the packing")
+        raise Difference(f"{dst / CONFIG} is not that of {src} with the description of the packing")
     return count
 
 
@@ -73,7 +80,8 @@ def verify_checksums(dst: str | Path, progress: Progress = lambda name, done, to
         How many tensors were compared.
 
     Raises:
-        PackingError: A tensor differs, is missing or too many, or the folder is not finished.
+        Difference: A tensor differs, is missing or too many.
+        CheckpointError: A folder is not finished, damaged, or of another kind.
     """
     dst = Path(dst)
     manifest = _finished(dst)
@@ -103,17 +111,13 @@ def _stored(dst: Path, manifest: Manifest) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for name, records in manifest.shards.items():
         found |= read_shard(dst / name, records)
-    try:
-        weight_map = json.loads((dst / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackingError(f"{dst / INDEX} cannot be read: {error}") from None
-    if weight_map != {name: tensor.path.name for name, tensor in found.items()}:
-        raise PackingError(f"{dst / INDEX} does not name the tensors that are there")
+    if weight_map(dst / INDEX) != {name: tensor.path for name, tensor in found.items()}:
+        raise Difference(f"{dst / INDEX} does not name the tensors that are there")
     return found
 
 
-def _differs(tensor: Stored, what: str) -> PackingError:
-    return PackingError(
+def _differs(tensor: Stored, what: str) -> Difference:
+    return Difference(
         f"{tensor.path}: {tensor.name} differs from {what}; remove the file and run sbhal pack again to make it anew"
     )
 
@@ -128,8 +132,11 @@ def _compare_copy(part: Copied, packed: Stored, advance: Callable[[str, int], No
 
 
 def _compare_linear(part: Linear, codes: Stored, scales: Stored, advance: Callable[[str, int], None]) -> None:
-    if codes.shape != part.shape:
-        raise _differs(codes, "its source in shape")
+    groups = (part.shape[0], part.shape[1] // part.group_size)
+    if codes.shape != part.shape or codes.dtype not in (torch.int8, torch.int16):
+        raise _differs(codes, "its source in dtype or shape")
+    if (scales.shape, scales.dtype) != (groups, torch.float32):
+        raise _differs(scales, "its source in dtype or shape")
     found_codes, found_scales = codes.whole(), content_of(scales.whole())
     pitch = scales.shape[1] * scales.dtype.itemsize
     for first, expected, their_scales in code_blocks(part):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from spikingbrain_hal import use_backend
 from spikingbrain_hal.cli.app import app
+from spikingbrain_hal.cli.inspect import State
 from spikingbrain_hal.nn import SpikeStatistics
 from spikingbrain_hal.ops import spike_encode
 from spikingbrain_hal.selection import register_backend, unregister_backend
@@ -22,7 +23,7 @@ pytest.importorskip("transformers")
 
 from checkpoints import CONFIG, GROUP, W8ASPIKE, random_tensors, write
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from variants import load
 
 LETTERS = (string.ascii_letters + string.digits)[: CONFIG["vocab_size"] - 2]
@@ -74,6 +75,14 @@ def test_generate_repeats_what_a_seed_gives(checkpoint):
         (("--prompt", ""), "prompt has no tokens"),
         (("--prompt", "a", "--dtype", "int8"), "dtype is 'int8', expected auto or one of float32"),
         (("--prompt", "a", "--backend", "nowhere"), "nowhere"),
+        (("--prompt", "a", "--device", "cuda:7"), "device is 'cuda:7', which is not there"),
+        (("--prompt", "a", "--device", "meta"), "device is 'meta', which is not there"),
+        (("--prompt", "a", "--device", "abacus"), "device is 'abacus', which is not there"),
+        (("--prompt", "a", "--temperature", "nan"), "Invalid value for '--"),
+        (("--prompt", "a", "--temperature", "inf"), "inf is not finite"),
+        (("--prompt", "a", "--top-p", "nan"), "Invalid value for '--"),
+        (("--prompt", "a", "--seed", 1 << 70), "--seed"),
+        (("--prompt", "a", "--seed", -1), "--seed"),
     ],
 )
 def test_generate_refuses_in_one_line(checkpoint, options, message):
@@ -81,6 +90,44 @@ def test_generate_refuses_in_one_line(checkpoint, options, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "spikes"])
+def test_a_folder_that_is_not_there_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "text"
+    text.write_text("a")
+    options = {"generate": ("--prompt", "a"), "inspect": (), "spikes": ("--text", text, "--out", tmp_path)}
+    for name, message in (
+        (tmp_path / "nowhere", "is no folder, and no name that the hub could have"),
+        ("./nowhere", "is no folder, and no name that the hub could have"),
+        ("nobody/nothing", "nobody/nothing is no folder, and cannot be had from the hub: "),
+        (text, "is a file, expected the folder of a checkpoint"),
+    ):
+        result = run(command, name, *options[command])
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_name_on_the_hub_is_as_good_as_a_folder(checkpoint, tmp_path, monkeypatch):
+    """In the hub's cache every file is a link to another folder."""
+    repository = tmp_path / "models--some--brain"
+    snapshot = repository / "snapshots" / "1a2b3c"
+    for folder in (repository / "blobs", repository / "refs", snapshot):
+        folder.mkdir(parents=True)
+    for file in checkpoint.iterdir():
+        (repository / "blobs" / file.name).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    (repository / "refs" / "main").write_text("1a2b3c")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    result = run("inspect", "some/brain")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.replace("brain", checkpoint.name) == run("inspect", checkpoint).stdout
+    result = run("generate", "some/brain", "--prompt", "a", "--max-new-tokens", 2)
+    assert result.exit_code == 0, result.output
 
 
 def test_generate_says_that_a_tokenizer_is_missing(tmp_path):
@@ -117,7 +164,28 @@ def test_inspect_refuses_another_kind_of_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     result = run("inspect", tmp_path)
     assert result.exit_code == 2
-    assert "is a gpt2 model, expected gla_swa" in result.output
+    assert "model_type is 'gpt2', expected 'gla_swa'" in result.output
+
+
+def test_inspect_says_what_a_state_takes(checkpoint):
+    """Memories are of 32 bits, whatever the weights are; keys and values of the activations' dtype."""
+    stdout = run("inspect", checkpoint).stdout
+    config = W8ASPIKE if checkpoint.name == "w8aspike" else CONFIG
+    heads, dim = config["num_key_value_heads"], config["hidden_size"] // config["num_attention_heads"]
+    memory, ring = 2 * heads * dim * dim * 4, 2 * 7 * 2 * heads * dim * 2
+    told = re.search(r"([\d.]+) MiB in 2 memories of 32 bits, ([\d.]+) MiB in 2 windows of 16 bits", stdout)
+    assert told, stdout
+    assert [float(size) for size in told.groups()] == [round(memory / 2**20, 1), round(ring / 2**20, 1)]
+    state = State.of(AutoConfig.from_pretrained(checkpoint))
+    assert (state.memory_bytes, state.window_bytes, state.token_bytes) == (memory, ring, 0)
+
+
+@pytest.mark.parametrize("layers", [[1, 3, 5, 7, 9, 11], [-1], "13", [1.0], [4]])
+def test_inspect_refuses_layers_that_are_not_there(layers, tmp_path):
+    folder = write(tmp_path / "bad", {**CONFIG, "attn_layers": layers}, random_tensors(CONFIG))
+    result = run("inspect", folder)
+    assert result.exit_code == 2
+    assert f"attn_layers is {layers!r}, expected" in result.output
 
 
 def test_spikes_are_those_of_the_activations(checkpoint, tmp_path):
@@ -149,3 +217,15 @@ def test_spikes_refuses_an_empty_text(checkpoint, tmp_path):
     result = run("spikes", checkpoint, "--text", tmp_path / "empty", "--out", tmp_path)
     assert result.exit_code == 2
     assert "text has no tokens" in result.output
+
+
+def test_spikes_says_what_it_cannot_read_or_write(checkpoint, tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "taken").write_text("")
+    for text, out, message in (
+        ("binary", "out", "binary is no text in UTF-8"),
+        ("taken", "taken/out", "taken/out: Not a directory"),
+    ):
+        result = run("spikes", checkpoint, "--text", tmp_path / text, "--out", tmp_path / out)
+        assert result.exit_code == 2
+        assert message in result.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,10 @@ pytest.importorskip("transformers")
 
 from checkpoints import CONFIG, GROUP, W8ASPIKE, random_tensors, write
 from gla_swa_reference import Reference
-from safetensors.torch import load_file
 from transformers import AutoConfig
 from variants import Variant, load, make, random_tokens, relative
 
-from spikingbrain_hal.models import GLAswaConfig, GLAswaForCausalLM, GLAswaModel
-from spikingbrain_hal.models.convert import convert_pickle, main
+from spikingbrain_hal.models import GLAswaConfig, GLAswaForCausalLM
 from spikingbrain_hal.nn import SpikeLinear, encode_weight
 from spikingbrain_hal.packing import pack
 
@@ -136,84 +133,6 @@ def test_integer_weights_do_not_train(tmp_path: Path) -> None:
     model = make("w8aspike", tmp_path).model(torch.float32).train()
     with pytest.raises(RuntimeError, match="integer weights and no gradient"):
         model(random_tokens(1, 3))
-
-
-def _pickled(tmp_path: Path, shards: int) -> tuple[Path, dict[str, torch.Tensor]]:
-    folder, tensors = tmp_path / "pickle", random_tensors(CONFIG)
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "modeling_gla_swa.py").write_text("raise SystemExit")
-    names = list(tensors)
-    files = [f"pytorch_model-{n + 1:05}-of-{shards:05}.bin" for n in range(shards)]
-    for n, file in enumerate(files):
-        torch.save({name: tensors[name] for name in names[n::shards]}, folder / file)
-    weight_map = {name: files[n % shards] for n, name in enumerate(names)}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return folder, tensors
-
-
-@pytest.mark.parametrize("model_class", [GLAswaForCausalLM, GLAswaModel])
-def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path: Path, model_class: Any) -> None:
-    folder, _ = _pickled(tmp_path, 2)
-    for use_safetensors in (None, False):
-        with pytest.raises(ValueError, match="can run any code") as caught:
-            model_class.from_pretrained(folder, use_safetensors=use_safetensors)
-        assert f"python -m spikingbrain_hal.models.convert {folder} NEW_FOLDER" in str(caught.value)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-@torch.no_grad()
-def test_conversion_keeps_every_tensor(tmp_path: Path, shards: int, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, tensors = _pickled(tmp_path, shards)
-    main([str(folder), str(tmp_path / "new")])
-    told = capsys.readouterr().out
-    assert "can run any code" in told
-    assert f"pytorch_model-00001-of-{shards:05}.bin" in told
-    read: dict[str, torch.Tensor] = {}
-    for file in (tmp_path / "new").glob("*.safetensors"):
-        read |= load_file(file)
-    assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
-    assert not list((tmp_path / "new").glob("*.py"))
-    tokens = random_tokens(1, 6)
-    assert (
-        relative(load(tmp_path / "new")(tokens).logits[0], Reference(CONFIG, tensors).logits(tokens[0].tolist()))
-        < 1e-10
-    )
-    with pytest.raises(ValueError, match="expected a folder without safetensors"):
-        convert_pickle(folder, tmp_path / "new")
-
-
-class Hostile:
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.proof,)
-
-
-def test_conversion_runs_no_code(tmp_path: Path) -> None:
-    proof, folder = tmp_path / "proof", tmp_path / "hostile"
-    folder.mkdir()
-    torch.save({"weight": Hostile(proof)}, folder / "pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError):
-        convert_pickle(folder, tmp_path / "new")
-    assert not proof.exists()
-    torch.save({"weight": [1]}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="not a tensor"):
-        convert_pickle(folder, tmp_path / "new")
-    with pytest.raises(ValueError, match=r"expected a folder with \*.bin"):
-        convert_pickle(tmp_path / "new", tmp_path / "newer")
-
-
-def test_tensors_that_share_storage_are_converted(tmp_path: Path) -> None:
-    shared = torch.randn(4, 3)
-    torch.save({"a": shared, "b": shared.T, "c": shared[1:]}, tmp_path / "pytorch_model.bin")
-    (file,) = convert_pickle(tmp_path, tmp_path / "new")
-    read = load_file(file)
-    assert torch.equal(read["a"], shared)
-    assert torch.equal(read["b"], shared.T)
-    assert torch.equal(read["c"], shared[1:])
 
 
 @torch.no_grad()

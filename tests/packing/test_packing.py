@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seeds import SEED
 from spikingbrain_hal import packing
+from spikingbrain_hal.checkpoint import CheckpointError
 
 LAYERS = 3
 SHARD = 30_000
@@ -150,6 +151,25 @@ def test_all_but_weights_comes_along(tmp_path: Path) -> None:
     assert others == {"config.json", "tokenizer.json", "generation_config.json", index, record}
 
 
+def test_code_is_left_behind_with_what_names_it(tmp_path: Path) -> None:
+    named = {"auto_map": {"AutoConfig": "configuration_x.X"}}
+    src = write_checkpoint(tmp_path / "src", plain_tensors(1, torch.bfloat16), 1, **named)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (src / name).write_text(json.dumps({**named, "eos_token_id": 1}))
+    (src / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"auto_map": 1}}}))  # a token of that name
+    (src / "additional_chat_templates").mkdir()
+    (src / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    for name in ("modeling_x.py", "training_args.bin", "weights.pkl"):
+        (src / name).write_text("raise SystemExit")
+    dst = pack(src, tmp_path / "dst")
+    packing.verify(src, dst)
+    assert not [file for file in dst.rglob("*") if file.suffix in (".py", ".bin", ".pkl")]
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        assert "auto_map" not in json.loads((dst / name).read_text())
+    assert (dst / "tokenizer.json").read_text() == (src / "tokenizer.json").read_text()
+    assert (dst / "additional_chat_templates" / "tools.jinja").read_text() == "{{ tools }}"
+
+
 class Stopped(BaseException):
     """Stands for a process that ends anywhere."""
 
@@ -178,7 +198,7 @@ def test_a_run_stopped_anywhere_is_taken_up_again(tmp_path: Path) -> None:
             break
         except Stopped:
             stops += 1
-            with pytest.raises(packing.PackingError, match="not finished"):
+            with pytest.raises(CheckpointError, match="not finished"):
                 packing.verify(src, dst)
         assert before.items() <= {f.name: f.stat().st_ino for f in dst.glob("*.safetensors")}.items()
     assert stops >= 4
@@ -205,6 +225,7 @@ def test_a_killed_process_is_taken_up_again(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from spikingbrain_hal import packing
+from spikingbrain_hal.checkpoint import CheckpointError
 def die(name, done, total):
     if done > total / 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -235,7 +256,7 @@ def test_a_lost_file_is_made_anew(tmp_path: Path, damage: str) -> None:
         victim.unlink()
     else:
         os.truncate(victim, 0 if damage == "emptied" else victim.stat().st_size - 1)
-    with pytest.raises(packing.PackingError, match=victim.name):
+    with pytest.raises(CheckpointError, match=victim.name):
         packing.verify(src, dst)
     pack(src, dst)
     packing.verify(src, dst)
@@ -253,9 +274,9 @@ def test_every_changed_byte_is_found(tmp_path: Path) -> None:
         places = torch.randint(start, len(whole), (12,), generator=generator).tolist()
         for place in (start, len(whole) - 1, *places):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-            with pytest.raises(packing.PackingError, match="differs from"):
+            with pytest.raises(CheckpointError, match="differs from"):
                 packing.verify(src, dst)
-            with pytest.raises(packing.PackingError, match="differs from its checksum"):
+            with pytest.raises(CheckpointError, match="differs from its checksum"):
                 packing.verify_checksums(dst)
         file.write_bytes(whole)
     packing.verify(src, dst)
@@ -273,7 +294,7 @@ def test_another_source_is_found(tmp_path: Path) -> None:
         originals = read_folder(src)
         write_file(other / "model-00001-of-00003.safetensors", originals | change)
         weight_map = dict.fromkeys(originals | change, "model-00001-of-00003.safetensors")
-        (other / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-        with pytest.raises(packing.PackingError, match=message):
+        (other / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        with pytest.raises(CheckpointError, match=message):
             packing.verify(other, dst)
         shutil.rmtree(other)

@@ -17,6 +17,8 @@ from packable import GROUP, plain_tensors, read_folder, w8aspike_tensors, write_
 from typer.testing import CliRunner, Result
 
 from spikingbrain_hal import packing
+from spikingbrain_hal.checkpoint import CheckpointError
+from spikingbrain_hal.checkpoint.folder import INDEX
 from spikingbrain_hal.cli.app import app
 
 SHARD = 30_000
@@ -69,13 +71,19 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda s: shutil.rmtree(s), "SRC is .*, expected the folder of a checkpoint"),
     "no config": (lambda s: (s / "config.json").unlink(), "has no config.json"),
     "broken config": (lambda s: (s / "config.json").write_text("{"), "config.json is not JSON"),
-    "list as config": (lambda s: (s / "config.json").write_text("[]"), "model_type is 'list', expected 'gla_swa'"),
+    "list as config": (lambda s: (s / "config.json").write_text("[]"), r"config\.json holds \[\], expected an object"),
     "other model": (lambda s: edit_config(s, model_type="llama"), "model_type is 'llama', expected 'gla_swa'"),
     "experts": (lambda s: edit_config(s, num_experts=16), "num_experts is 16"),
     "packed": (lambda s: edit_config(s, packing={}), "is packed already"),
     "no layers": (lambda s: edit_config(s, num_hidden_layers=None), "num_hidden_layers is None"),
-    "more layers": (lambda s: edit_config(s, num_hidden_layers=3), "layer 2 of 3 has no down_proj, gate_proj"),
-    "fewer layers": (lambda s: edit_config(s, num_hidden_layers=1), "there is a layer 1, but num_hidden_layers is 1"),
+    "more layers": (
+        lambda s: edit_config(s, num_hidden_layers=3),
+        "is 3, and there are tensors of 2 layers",
+    ),
+    "fewer layers": (
+        lambda s: edit_config(s, num_hidden_layers=1),
+        "is 1, and there are tensors of 2 layers",
+    ),
     "missing shard": (lambda s: second_shard(s).unlink(), "model-00002-of-00003.safetensors is missing"),
     "truncated shard": (lambda s: os.truncate(second_shard(s), 9000), "has 9000 bytes, its header promises"),
     "truncated header": (lambda s: os.truncate(second_shard(s), 100), "cut off within its header"),
@@ -84,8 +92,11 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not safetensors": (lambda s: prefix(s, b"PK\3\4 is zip"), "no safetensors file"),
     "broken header": (lambda s: prefix(s, second_shard(s).read_bytes()[:8] + b"{{"), "a header that is not"),
     "overlap": (header_without_gaps, "which its shape and its neighbours contradict"),
-    "broken index": (lambda s: (s / "model.safetensors.index.json").write_text("{}"), "no index of safetensors"),
-    "no index": (lambda s: (s / "model.safetensors.index.json").unlink(), "3 safetensors files but no model.safe"),
+    "broken index": (
+        lambda s: (s / INDEX).write_text("{}"),
+        "metadata is None",
+    ),
+    "no index": (lambda s: (s / INDEX).unlink(), "which says what belongs to it"),
     "pickles": (only_pickles, r"convert it to safetensors first: python -m spikingbrain_hal\.models\.convert"),
     "nothing": (lambda s: [f.unlink() for f in s.glob("model*")], "holds no safetensors"),
     "half a gate": (lambda s: edit_tensors(s, lambda t: t.pop(GATE)), "gk_proj.1.weight is missing"),
@@ -101,7 +112,7 @@ def test_a_source_that_is_not_whole_or_of_another_kind_is_refused(src: Path, tmp
     spoil, message = BAD_SOURCES[name]
     spoil(src)
     before = {f.name: f.read_bytes() for f in src.iterdir()} if src.exists() else {}
-    with pytest.raises(packing.PackingError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         pack(src, tmp_path / "dst")
     assert not list(tmp_path.glob("dst/*.safetensors"))
     assert not before or {f.name: f.read_bytes() for f in src.iterdir()} == before
@@ -109,7 +120,7 @@ def test_a_source_that_is_not_whole_or_of_another_kind_is_refused(src: Path, tmp
 
 def test_a_weight_that_is_not_finite_is_refused_where_it_is_reached(src: Path, tmp_path: Path) -> None:
     edit_tensors(src, lambda t: t[Q].fill_(torch.nan))
-    with pytest.raises(packing.PackingError, match=r"model\.safetensors: .*q_proj\.weight, from row 0: .* nan"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*q_proj\.weight, from row 0: .* nan"):
         pack(src, tmp_path / "dst")
     assert not list(tmp_path.glob("dst/config.json"))
 
@@ -127,47 +138,47 @@ def test_a_w8aspike_source_with_wrong_scales_is_refused(tmp_path: Path, name: st
     spoil, message = BAD_W8ASPIKE[name]
     tensors, _ = w8aspike_tensors(2, 194)
     spoil(tensors)
-    with pytest.raises(packing.PackingError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         pack(write_checkpoint(tmp_path / "src", tensors, 2), tmp_path / "dst")
 
 
 @pytest.mark.parametrize("place", ["src", "src/inner", "."])
 def test_folders_one_within_the_other_are_refused(src: Path, tmp_path: Path, place: str) -> None:
-    with pytest.raises(packing.PackingError, match="lie one within the other"):
+    with pytest.raises(CheckpointError, match="lie one within the other"):
         pack(src, tmp_path / place)
     (tmp_path / "link").symlink_to(src)
-    with pytest.raises(packing.PackingError, match="lie one within the other"):
+    with pytest.raises(CheckpointError, match="lie one within the other"):
         pack(src, tmp_path / "link" / "inner")
 
 
 def test_a_foreign_target_is_refused_and_left_alone(src: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     dst.write_text("a file")
-    with pytest.raises(packing.PackingError, match="a file; expected a folder"):
+    with pytest.raises(CheckpointError, match="a file; expected a folder"):
         pack(src, dst)
     dst.unlink()
     dst.mkdir()
     (dst / "thesis.part").write_text("mine")
-    with pytest.raises(packing.PackingError, match=r"holds thesis\.part and no packing\.json"):
+    with pytest.raises(CheckpointError, match=r"holds thesis\.part and no packing\.json"):
         pack(src, dst)
     assert (dst / "thesis.part").read_text() == "mine"
     (dst / "packing.json").write_text("{}")
-    with pytest.raises(packing.PackingError, match="no record of a packing"):
+    with pytest.raises(CheckpointError, match="no record of a packing"):
         pack(src, dst)
     (dst / "packing.json").write_text('{"format_version": 99}')
-    with pytest.raises(packing.PackingError, match="has format_version 99, expected 1"):
+    with pytest.raises(CheckpointError, match="has format_version 99, expected 1"):
         pack(src, dst)
 
 
 def test_a_run_with_other_options_or_another_source_does_not_go_on(src: Path, tmp_path: Path) -> None:
     dst = pack(src, tmp_path / "dst")
     before = {f.name: f.stat().st_mtime_ns for f in dst.iterdir()}
-    with pytest.raises(packing.PackingError, match="down_proj was False, now it is True"):
+    with pytest.raises(CheckpointError, match="down_proj was False, now it is True"):
         pack(src, dst, down_proj=True)
-    with pytest.raises(packing.PackingError, match="shard_bytes was 30000, now it is 2000000000"):
+    with pytest.raises(CheckpointError, match="shard_bytes was 30000, now it is 2000000000"):
         packing.pack(src, dst, group_size=GROUP)
     os.utime(second_shard(src), ns=(1, 1))
-    with pytest.raises(packing.PackingError, match="its source has changed since, or is another"):
+    with pytest.raises(CheckpointError, match="its source has changed since, or is another"):
         pack(src, dst)
     assert {f.name: f.stat().st_mtime_ns for f in dst.iterdir()} == before
 
@@ -178,7 +189,7 @@ def test_two_runs_do_not_write_to_one_folder(src: Path, tmp_path: Path) -> None:
     def again(name: str, done: int, total: int) -> None:
         if name and not tried:
             tried.append(name)
-            with pytest.raises(packing.PackingError, match="is being written by another run"):
+            with pytest.raises(CheckpointError, match="is being written by another run"):
                 pack(src, tmp_path / "dst")
 
     packing.verify(src, pack(src, tmp_path / "dst", progress=again))
@@ -190,7 +201,7 @@ def test_too_little_room_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(packing.PackingError, match=r"has 0\.00 GB free, and at least"):
+    with pytest.raises(CheckpointError, match=r"has 0\.00 GB free, and at least"):
         pack(src, tmp_path / "dst")
     assert not list(tmp_path.glob("dst/*.safetensors*"))
 
@@ -209,7 +220,7 @@ def test_a_disk_that_fills_up_keeps_what_was_finished(
         return pwrite(file, content, offset)
 
     monkeypatch.setattr(os, "pwrite", write)
-    with pytest.raises(packing.PackingError, match=r"No space left on device\. The files that were finished are kept"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\. The files that were finished are kept"):
         pack(src, dst)
     assert list(dst.glob("*.safetensors"))
     assert not list(dst.glob("*.part"))
@@ -224,15 +235,15 @@ def test_files_that_were_exchanged_are_found(src: Path, tmp_path: Path) -> None:
     for path, spoil, message in (
         (config, lambda text: text.replace('"spike_k": 3.0', '"spike_k": 4.0'), "is not that of"),
         (index, lambda text: text.replace("00001-of", "00002-of", 1), "does not name the tensors that are there"),
-        (index, lambda text: "", "cannot be read"),
+        (index, lambda text: "", "is not JSON"),
     ):
         text = path.read_text()
         path.write_text(spoil(text))
-        with pytest.raises(packing.PackingError, match=message):
+        with pytest.raises(CheckpointError, match=message):
             packing.verify(src, dst)
         path.write_text(text)
     (dst / "packing.json").unlink()
-    with pytest.raises(packing.PackingError, match=r"has no packing\.json"):
+    with pytest.raises(CheckpointError, match=r"has no packing\.json"):
         packing.verify(src, dst)
 
 
@@ -262,5 +273,28 @@ def test_command_says_what_is_wrong(src: Path, tmp_path: Path) -> None:
         ((src, tmp_path / "dst", "--group-size", 48), "group_size is 48, expected one of (32, 64, 128)"),
     ):
         result = run(*arguments)
-        assert result.exit_code == 1
-        assert re.search(f"problem: .*{re.escape(message)}", result.output), result.output
+        assert result.exit_code == 2
+        assert re.search(f"error: .*{re.escape(message)}", result.output), result.output
+    dst = tmp_path / "packed"
+    assert run(src, dst, "--group-size", GROUP).exit_code == 0
+    shard = dst / "model-00001-of-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
+    result = run(src, dst, "--verify")
+    assert result.exit_code == 1
+    assert "differs from" in result.output
+
+
+def test_command_says_that_a_place_cannot_be_written(src: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    for dst, message in (
+        (tmp_path / "taken" / "dst", "taken/dst: Not a directory"),
+        (tmp_path / "taken", "taken, a file; expected a folder"),
+        ("/proc/self/dst", "/proc/self/dst: "),
+    ):
+        result = run(src, dst, "--group-size", GROUP)
+        assert result.exit_code == 2, result.output
+        assert message in result.output
+        assert result.stderr.count("\n") == 1
+    for size in ("nan", "inf", "1e300", "0"):
+        assert run(src, tmp_path / "dst", "--shard-size", size).exit_code == 2
+    assert not (tmp_path / "dst").exists()

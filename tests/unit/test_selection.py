@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from spikingbrain_hal import BackendUnavailable, ops, selection, use_backend
 from spikingbrain_hal.backend import Backend, DeviceProperties, Kernel
 from spikingbrain_hal.cli.app import app
-from spikingbrain_hal.cli.summary import plain
+from spikingbrain_hal.cli.refusals import plain
 from spikingbrain_hal.conformance.suite import problems_of
 from spikingbrain_hal.conformance.target import Opened
 from spikingbrain_hal.registry import OPERATORS

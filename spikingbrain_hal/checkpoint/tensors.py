@@ -16,13 +16,17 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..untrusted import parse_json
+
 BLOCK_BYTES = 16 << 20
 LARGEST_HEADER = 100_000_000
+LARGEST_COUNT = 1 << 48  # of elements, far from where an offset in bytes would leave 64 bits
 DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
@@ -32,14 +36,19 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class PackingError(ValueError):
-    """A checkpoint cannot be packed, or a packed one is not what its source implies."""
+class CheckpointError(ValueError):
+    """The files of a checkpoint are missing, damaged, or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -83,58 +92,86 @@ class Stored:
                 yield first, torch.frombuffer(content, dtype=self.dtype).view(count, columns)
 
     def whole(self) -> Tensor:
-        """The tensor; for small ones."""
-        content = b"".join(self.bytes_in_blocks())
-        if not content:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(bytearray(content), dtype=self.dtype).view(self.shape)
+        """The tensor, read at once."""
+        content = torch.empty(self.nbytes, dtype=torch.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            place, done = content.numpy().data, 0
+            while count := file.readinto(place[done : done + BLOCK_BYTES]):
+                done += count
+        if done != self.nbytes:
+            raise self._cut_off()
+        return content.view(self.dtype).view(self.shape)
 
     def _read(self, file: int, offset: int, size: int) -> bytes:
         content = os.pread(file, size, self.start + offset)
         if len(content) != size:
-            raise PackingError(f"{self.path} ends within {self.name}: the file was cut off")
+            raise self._cut_off()
         return content
+
+    def _cut_off(self) -> CheckpointError:
+        return CheckpointError(f"{self.path} ends within {self.name}: the file was cut off")
 
 
 def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of a file, in the order of their places.
 
     Raises:
-        PackingError: The file is missing, cut off, or no safetensors file.
+        CheckpointError: The file is missing, cut off, or no safetensors file.
     """
     if not path.is_file():
-        raise PackingError(f"{path} is missing")
+        raise CheckpointError(f"{path} is missing")
     size = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
         length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else 0
         if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise PackingError(f"{path} is no safetensors file, or was cut off within its header ({size} bytes)")
+            raise CheckpointError(f"{path} is no safetensors file, or was cut off within its header ({size} bytes)")
         text = file.read(length)
     try:
-        entries = {name: _entry(e) for name, e in json.loads(text).items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackingError(f"{path} has a header that is not safetensors': {error}") from None
+        entries = _entries(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a header that is not safetensors': {error}") from None
     found, end = {}, 0
     for name, (dtype, shape, first, last) in sorted(entries.items(), key=lambda e: e[1][2:]):
-        if dtype not in DTYPES:
-            raise PackingError(f"{path}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
-        tensor = Stored(name, path, DTYPES[dtype], shape, 8 + length + first)
+        tensor = Stored(name, path, dtype, shape, 8 + length + first)
         if first != end or last - first != tensor.nbytes:
-            raise PackingError(
-                f"{path}: {name} lies at {first} to {last}, which its shape and its neighbours contradict"
+            raise CheckpointError(
+                f"{path}: {short(name)} lies at {first} to {last}, which its shape and its neighbours contradict"
             )
         found[name], end = tensor, last
     if size != 8 + length + end:
-        raise PackingError(
+        raise CheckpointError(
             f"{path} has {size} bytes, its header promises {8 + length + end}: it was cut off or added to"
         )
     return found
 
 
-def _entry(e: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
-    first, last = e["data_offsets"]
-    return str(e["dtype"]), tuple(int(n) for n in e["shape"]), int(first), int(last)
+def _entries(text: bytes) -> dict[str, tuple[torch.dtype, tuple[int, ...], int, int]]:
+    """Dtype, shape, and first and last offset of each tensor, as a header says them."""
+    header = parse_json(text, "it") if text[:1] == b"{" else None
+    if not isinstance(header, dict):
+        raise ValueError("it is no object")
+    about = header.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ValueError("__metadata__ is not text by name")
+    return {name: _entry(name, entry) for name, entry in header.items()}
+
+
+def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise ValueError(f"{short(name)} is {short(entry)}, expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{short(name)} has dtype {short(dtype)}, expected one of {', '.join(DTYPES)}")
+    for key, numbers in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError(f"{short(name)} has {key} {short(numbers)}, expected whole numbers from 0 on")
+    if math.prod(n or 1 for n in shape) > LARGEST_COUNT:
+        raise ValueError(f"{short(name)} has shape {short(shape)}, more than {LARGEST_COUNT:,} elements")
+    if len(offsets) != 2:
+        raise ValueError(f"{short(name)} has {len(offsets)} data_offsets, expected two")
+    return DTYPES[dtype], tuple(shape), offsets[0], offsets[1]
 
 
 def header_bytes(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...], int]], size: int = 0) -> bytes:
