@@ -26,6 +26,7 @@ from ..conformance.settings import CASE_TIMEOUT, Settings, default_jobs, default
 from ..conformance.suite import Options, conduct
 from ..conformance.waivers import File
 from .progress import progress
+from .refusals import finite
 from .summary import print_summary
 
 FOLDER = Path("out/report")
@@ -71,7 +72,9 @@ def conformance(
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the performance section out.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes at once; one a core, up to 4.")] = None,
     wave: Annotated[int | None, typer.Option(help="Wavefront of the sim backend, 32 or 64.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one case may take.")] = CASE_TIMEOUT,
+    timeout: Annotated[
+        float, typer.Option(min=1e-3, callback=finite, help="Seconds that one case may take.")
+    ] = CASE_TIMEOUT,
     memory: Annotated[
         int | None, typer.Option(min=64, help="MiB by which a worker process may grow; most of what is free if absent.")
     ] = None,

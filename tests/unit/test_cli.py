@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from typer.testing import CliRunner
@@ -216,3 +217,30 @@ def test_importing_the_package_imports_no_extra() -> None:
     code = "import sys, spikingbrain_hal; print([m for m in ('typer', 'rich', 'jinja2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
+    command = subprocess.Popen([sys.executable, "-m", "spikingbrain_hal", "ops"], stdout=PIPE, stderr=PIPE, text=True)
+    assert command.stdout
+    assert command.stderr
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait()) == ("", 1)
+
+
+def test_output_that_cannot_be_written_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "spikingbrain_hal", "ops"], stdout=full, stderr=PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device\n")
+
+
+def test_closed_output_is_no_error() -> None:
+    command = f"{sys.executable} -m spikingbrain_hal ops >&-"
+    done = subprocess.run(command, shell=True, stderr=PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
+def test_a_time_that_is_none_is_refused(seconds: str, tmp_path: Path) -> None:
+    done = COMMAND.invoke(app, ["conformance", "--backend", "cpu", "--timeout", seconds, "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--timeout" in done.output
