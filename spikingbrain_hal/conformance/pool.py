@@ -27,7 +27,8 @@ class Worker:
         history: The ids of what it has run, the one that runs now not included.
         base, before: Bytes of memory held when it was ready first, and before the item that it runs.
         most: The largest growth of one case, and the id of that.
-        since: When it was last heard of.
+        since: When it was last heard of, or asked.
+        owes: Whether it is to say something: that it is ready, at first.
     """
 
     child: Child
@@ -39,9 +40,21 @@ class Worker:
     before: int = 0
     most: tuple[int, str] = (0, "")
     since: float = field(default_factory=time.monotonic)
+    owes: bool = True
+
+    def ask(self, request: Any) -> None:
+        """Sends what is to be answered."""
+        self.since, self.owes = time.monotonic(), True
+        self.child.send(request)
+
+    def silent(self) -> float:
+        """Seconds since it has owed an answer, 0 if it owes none."""
+        return time.monotonic() - self.since if self.owes else 0.0
 
     def expects(self, message: Any) -> bool:
         """Whether a message is one that a worker sends at this point of its batch."""
+        if not self.owes:
+            return False
         match message:
             case ("ready", None):
                 return not self.running and not self.items

@@ -84,11 +84,12 @@ class Run:
         """
         while True:
             self._start(1)
-            for worker, word, value in self._listen():
+            if not any(w.base and w.owes for w in self._workers):
+                for worker in [w for w in self._workers if w.base][:1]:
+                    worker.ask(about)
+            for _, word, value in self._listen():
                 if word == "described":
                     return value  # type: ignore[no-any-return]
-                if word == "ready":
-                    worker.child.send(about)
 
     def finish(self, items: Iterable[Item]) -> None:
         """Runs all items that have no record yet.
@@ -136,11 +137,10 @@ class Run:
             elif not worker.expects(message):
                 self._lose(worker, Status.CRASH, "the process sent what no worker sends at that point")
             else:
-                worker.since = time.monotonic()
                 self._hear(worker, *message)
                 found.append((worker, *message))
         for worker in list(self._workers):
-            if time.monotonic() - worker.since > (limit := self._patience(worker)):
+            if worker.silent() > (limit := self._patience(worker)):
                 worker.child.abort()
                 self._lose(worker, Status.TIMEOUT, f"no answer within {limit:g} s")
             elif worker.running and worker.grown() > self.settings.memory * MIB:
@@ -151,6 +151,7 @@ class Run:
         return self.settings.timeout if worker.running else START_TIMEOUT
 
     def _hear(self, worker: Worker, word: str, value: Any) -> None:
+        worker.since, worker.owes = time.monotonic(), word not in ("ready", "described")
         if word == "unavailable":
             raise Unavailable(value)
         if word == "ready" and not worker.base:
@@ -183,7 +184,7 @@ class Run:
             return self._retire(worker)
         self._batches.remove(batch)
         worker.items = batch
-        worker.child.send(list(worker.items))
+        worker.ask(list(worker.items))
 
     def _retire(self, worker: Worker) -> None:
         """Lets a process end in its own way, which is a case's business as well."""

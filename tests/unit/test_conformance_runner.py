@@ -1,17 +1,12 @@
-"""Whole runs in worker processes, plans, and the performance section."""
+"""Whole runs in worker processes, and plans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import pytest
-from sample_reports import about, record
 
-from spikingbrain_hal.conformance import runner, suite
-from spikingbrain_hal.conformance.bench import run_bench
+from spikingbrain_hal.conformance import runner
 from spikingbrain_hal.conformance.case import plan
-from spikingbrain_hal.conformance.record import Report, Status, Timing
+from spikingbrain_hal.conformance.record import Status
 from spikingbrain_hal.conformance.settings import Settings
 from spikingbrain_hal.registry import OPERATORS
 
@@ -38,6 +33,21 @@ def test_the_same_seed_gives_the_same_worst_errors() -> None:
     assert first != other
 
 
+def test_one_worker_describes_and_all_run() -> None:
+    problems: list[str] = []
+    items = [i for i in plan("quick", ["spike_expand", "spike_collapse"]) if i.check in ("values", "repeated")]
+    with runner.Run(Settings("cpu", jobs=3)) as running:
+        running.complain = problems.append
+        running.start()
+        opened, about = running.describe(profile="quick", seed=0, command="")
+        assert (opened.name, about["profile"]) == ("cpu", "quick")
+        assert [w.owes for w in running._workers if w.base] == [False] * sum(bool(w.base) for w in running._workers)
+        running.finish(items)
+        records = running.results(items, "")
+    assert problems == []
+    assert {r.status for r in records} == {Status.PASS}
+
+
 # ---- plans
 
 
@@ -62,55 +72,3 @@ def test_a_pattern_finds_the_case_of_a_reproducer() -> None:
     item = plan("full", ["attention"])[17]
     assert [i.id for i in plan("quick", pattern=item.id)] == [item.id]
     assert {i.check for i in plan("quick", pattern="attention/val*float16")} == {"values"}
-
-
-# ---- performance
-
-
-@contextmanager
-def silent(what: str, count: int) -> Iterator[Callable[[str, bool], None]]:
-    yield lambda op, broken: None
-
-
-TIMED = ("spike_encode", "gated_linear_attention_step_")
-
-
-def test_benchmarks_measure_the_roofline_and_every_case() -> None:
-    seen: list[Timing] = []
-    problems: list[str] = []
-    roofline, timings = run_bench(Settings("cpu"), 1, TIMED, seen.append, problems.append)
-    assert problems == []
-    assert roofline["flops_per_s"] > 1e8
-    assert roofline["bytes_per_s"] > 1e8
-    assert [t.milliseconds for t in seen] == [t.milliseconds for t in timings]
-    assert {t.op for t in timings} == set(TIMED)
-    assert all(t.milliseconds and t.share and t.share > 0 for t in timings)
-
-
-@pytest.mark.parametrize(
-    ("op", "timeout", "why", "printed"),
-    [
-        ("spike_collapse", 100.0, "the process was killed by SIGABRT", "Fatal Python error: Aborted"),
-        ("lif_scan", 100.0, "the process ended with exit code 1", "the device fell off the bus"),
-        ("lif_scan", 0.0, "no answer within 0 s; --timeout allows more", ""),
-    ],
-)
-def test_benchmarks_that_end_early_are_a_problem(op: str, timeout: float, why: str, printed: str) -> None:
-    settings = Settings("dies_when_timed", modules=("hostile_backend",), timeout=timeout)
-    found = Report(about(), [record(Status.PASS)])
-    assert found.passed
-    suite._time(found, suite.Options(settings.backend, 0, ops=[op]), settings, silent)
-    assert not found.passed
-    assert found.roofline == {}
-    assert {t.message for t in found.timings} == {f"not timed: {why}"}
-    (problem,) = found.problems
-    assert problem.startswith(f"the performance section ended after 0 of {len(found.timings)} benchmarks: {why}")
-    assert printed in problem
-
-
-def test_benchmarks_that_are_not_supported_are_no_problem() -> None:
-    settings = Settings("dies_when_timed", modules=("hostile_backend",))
-    found = Report(about(), [record(Status.PASS)])
-    suite._time(found, suite.Options(settings.backend, 0, ops=["spike_encode"]), settings, silent)
-    assert found.passed
-    assert [t.message for t in found.timings] == ["not today"]
