@@ -29,6 +29,7 @@ def ops() -> None:
             served[found.name] = kernels.keys()
             problems += undeclared(found.name, refused)
     table = Table("operator", "backward", "backends", "dtypes", "source")
+    table.columns[0].no_wrap = True  # half a name could be two operators'
     for spec in OPERATORS.values():
         if spec.forward is None:
             backward = "straight through" if spec.straight_through else _served(served, f"{spec.name}_backward")

@@ -63,7 +63,7 @@ def test_a_real_run_from_bundle_to_badge(tmp_path: Path) -> None:
     assert report.verify(out).sha256 in verified
     code, shown = sbhal("show", out / "bundle.tar.gz")
     assert code == 0
-    summary = ran.output[ran.output.index("┏") : ran.output.index("json: ")]
+    summary = ran.output[ran.output.index("operator ") : ran.output.index("json: ")]
     assert summary in shown
     assert "claim: filtered run, quick profile: no level, opset 1, " in shown
     assert sbhal("diff", out, out / "bundle.tar.gz")[0] == 0
