@@ -110,7 +110,8 @@ def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
         linear=dict.fromkeys(outputs, tuple(given)),
         cases=spec.cases,
         bench=spec.bench,
-        flops=_twice(spec.flops),
+        flops=_backward_flops(spec),
+        products=spec.products,
         version=version,
         source=spec.source,
         doc=f"Gradients of {spec.name}; an absent gradient counts as zero.",
@@ -118,9 +119,14 @@ def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
     )
 
 
-def _twice(flops: Flops | None) -> Flops | None:
-    """The work of a backward: every product of the forward has two derivatives."""
-    return None if flops is None else lambda a: 2 * flops(a)
+def _backward_flops(spec: OpSpec) -> Flops | None:
+    """The least work of a backward: every product has two derivatives.
+
+    Where its operands have none, the product itself is made once more for the derivatives of what scales it.
+    """
+    flops = spec.flops
+    factor = 2 if set(spec.products or spec.differentiable) & set(spec.differentiable) else 1
+    return None if flops is None else lambda a: factor * flops(a)
 
 
 def _is_float(output: Output) -> bool:

@@ -118,9 +118,9 @@ class OpSpec:
     Beside what its kernels need, it declares what is true of its results, which the conformance suite tests:
     ``magnitude`` names the inputs whose absolute values give, through the reference, the sum of absolute terms that
     errors are measured against; ``terms`` rewrites more of its arguments where a difference would hide terms, and gives
-    by an output's name what to add to that output's sum;
-    ``linear`` maps an output to the inputs that it is jointly linear in; ``equivalent``
-    pairs attribute settings that must give the same results.
+    by an output's name what to add to that output's sum; ``linear`` maps an output to the inputs that it is jointly
+    linear in; ``equivalent`` pairs attribute settings that must give the same results. For the time of its benchmark
+    cases ``flops`` counts operations, a product and its sum being two; ``products`` names the inputs multiplied.
     """
 
     name: str
@@ -145,6 +145,7 @@ class OpSpec:
     cases: tuple[Case, ...] = ()
     bench: tuple[Case, ...] = ()
     flops: Callable[[Mapping[str, Any]], float] | None = None
+    products: tuple[str, ...] = ()
     version: int = 1
     source: str = ""
     doc: str = ""

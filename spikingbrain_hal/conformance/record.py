@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-FORMAT = 2  # of report.json; another number when a key changes its meaning
+FORMAT = 3  # of report.json; another number when a key changes its meaning
 
 
 class Status(str, Enum):
@@ -26,6 +26,7 @@ class Status(str, Enum):
     NOT_RUN = "not_run"
 
 
+MOST_SHARE = 1.05  # of its ceiling that a time is trusted with
 BACKEND = "backend"  # the operator of the records of checks of the whole backend
 BROKEN = (Status.FAIL, Status.CRASH, Status.TIMEOUT, Status.DEVICE_LOST, Status.LIED, Status.XPASS)
 
@@ -92,11 +93,16 @@ class Timing:
 
     Attributes:
         op, case, dtype: What ran.
-        milliseconds: Median time of a call.
+        milliseconds: Median time of a launch into outputs that were there before.
         gflops, gbytes_per_s: Rates by the declared work and the size of the tensors.
-        share: The time that the roofline allows over the time taken.
-        bound: What the roofline says limits it, ``"compute"`` or ``"memory"``.
+        share: Median of the times that the ceiling allows over the times taken, each of the same moment.
+        bound: What limits it, ``"compute"`` or ``"memory"``; empty where its ceiling is not known.
         message: Why it was not timed.
+        ceiling: What it took turns with, ``"float32 products"`` or ``"copy"``; empty where there is no ceiling.
+        peak: The rate of that beside it, in GFLOP/s or GB/s.
+        spread: The least and the largest share of a pair.
+        fresh_milliseconds, fresh_share: The same with outputs taken for each call, beside a copy into fresh memory;
+            only of what memory limits.
     """
 
     op: str
@@ -108,6 +114,20 @@ class Timing:
     share: float | None = None
     bound: str = ""
     message: str = ""
+    ceiling: str = ""
+    peak: float | None = None
+    spread: tuple[float, float] | None = None
+    fresh_milliseconds: float | None = None
+    fresh_share: float | None = None
+
+    @property
+    def mistrusted(self) -> bool:
+        """Whether it ran faster than its ceiling: one of the two was disturbed, or is no ceiling for it."""
+        return max(self.share or 0.0, self.fresh_share or 0.0) > MOST_SHARE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as ``report.json`` has it."""
+        return asdict(self) | {"mistrusted": self.mistrusted}
 
 
 @dataclass
@@ -117,14 +137,12 @@ class Report:
     Attributes:
         about: Backend, device, versions, commit, profile, seed, command: what was run on what.
         records: One a case.
-        roofline: Peak rates measured in this run.
         timings: The performance section.
         problems: What is wrong beyond single cases.
     """
 
     about: dict[str, Any]
     records: list[Record]
-    roofline: dict[str, float] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -165,7 +183,7 @@ class Report:
             "problems": self.problems,
             "operators": [asdict(s) for s in self.operators()],
             "cases": [r.as_dict() for r in self.records],
-            "bench": {"roofline": self.roofline, "timings": [asdict(t) for t in self.timings]},
+            "bench": {"timings": [t.as_dict() for t in self.timings]},
         }
 
 

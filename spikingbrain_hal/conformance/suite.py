@@ -202,7 +202,7 @@ def _time(found: Report, options: Options, settings: Settings, progress: Progres
     cases = list(bench.bench_cases(options.ops))
     with progress("benchmarks", len(cases)) as advance:
         try:
-            found.roofline, found.timings = bench.run_bench(
+            found.timings = bench.run_bench(
                 settings,
                 torch.get_num_threads(),
                 options.ops,

@@ -181,6 +181,7 @@ SPEC = operator(
         Case(dict(B=1, Tq=8192, Tk=8192, Hq=4, H=4, D=128, Dv=128), dict(window=1024)),
     ),
     flops=flops,
+    products=("q", "k", "v"),
     source="Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Dao et al. 2022, arXiv:2205.14135",
 )
 

@@ -110,6 +110,7 @@ SPEC = operator(
     ),
     bench=(Case(dict(B=1, T=4096, Hq=28, H=4, K=128, V=128)),),
     flops=flops,
+    products=("q", "k", "v"),
     source="Yang et al. 2023, arXiv:2312.06635, eq. 3; SpikingBrain technical report, section 3",
 )
 

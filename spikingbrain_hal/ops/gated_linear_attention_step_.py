@@ -87,6 +87,7 @@ SPEC = operator(
     ),
     bench=(Case(dict(B=1, Hq=28, H=4, K=128, V=128, slot=1)),),
     flops=lambda a: float(a["k"].numel() * a["v"].shape[-1] * (3 + 2 * a["q"].shape[1] / a["k"].shape[1])),
+    products=("q", "k", "v"),
     source="Yang et al. 2023, arXiv:2312.06635, eq. 3",
 )
 

@@ -92,6 +92,7 @@ SPEC = operator(
     ),
     bench=(_case((1,), 3584, 18944), _case((512,), 3584, 18944), _case((512,), 3584, 3584)),
     flops=lambda a: 2.0 * a["counts"].numel() * a["weight"].shape[0],
+    products=("counts", "weight"),
     source="SpikingBrain technical report, eqs. 22-23",
 )
 

@@ -153,6 +153,7 @@ register_backend(
         {
             "spike_collapse": misbehave("spike_collapse", os.abort, lambda x: True),
             "lif_scan": misbehave("lif_scan", lose_device, lambda x: True),
+            "spike_expand": misbehave("spike_expand", lambda: close_everything(), lambda x: True),
             "spike_encode": refuse,
         },
     )

@@ -68,8 +68,16 @@ def every_status() -> Report:
         "entries": [{"id": "TOY-1", "issue": "T-7", "owner": "J. Doe", "expires": "2030-01-31"}],
     }
     timings = [
-        Timing("attention", "case", "float32", 2.0, 40.0, 3.0, 0.5, "compute"),
+        Timing(
+            "attention", "case", "float32", 2.0, 40.0, 3.0, 0.5, "compute", "", "float32 products", 80.0, (0.4, 0.6)
+        ),
+        Timing(
+            *("spike_encode", "case", "float32", 2.0, 40.0, 3.0, 1.22, "memory", "", "copy", 2.4, (1.1, 1.3)),
+            fresh_milliseconds=6.0,
+            fresh_share=0.9,
+        ),
+        Timing("spike_linear", "case", "int16", 2.0, 40.0, 3.0),
         Timing("lif_scan", "c", "float32", message="out of memory"),
     ]
     head = about(waivers=waivers, interrupted="interrupted by SIGINT")
-    return Report(head, records, {"flops_per_s": 1e11, "bytes_per_s": 2e10}, timings, ["two things at once"])
+    return Report(head, records, timings, ["two things at once"])

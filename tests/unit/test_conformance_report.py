@@ -14,7 +14,7 @@ import pytest
 import torch
 from sample_reports import about, every_status, record, whole
 
-from spikingbrain_hal.conformance import report
+from spikingbrain_hal.conformance import judge, report
 from spikingbrain_hal.conformance.case import plan
 from spikingbrain_hal.conformance.record import BACKEND, Record, Report, Status
 from spikingbrain_hal.conformance.report import about as description
@@ -62,10 +62,11 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     data = json.loads(paths["json"].read_text())
     jsonschema.Draft202012Validator(schema()).validate(data)
     assert data["counts"] == {s.value: 3 for s in Status}
-    assert (data["passed"], data["complete"], data["format"], data["seed"]) == (False, False, 2, 7)
+    assert (data["passed"], data["complete"], data["format"], data["seed"]) == (False, False, 3, 7)
     assert data["cases"][1]["status"] == "fail"
     assert data["operators"][0]["dtypes"]["float16"]["worst"] == 3.0
     assert data["torch"] == torch.__version__
+    assert [t["mistrusted"] for t in data["bench"]["timings"]] == [False, True, False, False]
     assert data["packages"]["jsonschema"]
 
     suites = ElementTree.parse(paths["junit"]).getroot()
@@ -164,6 +165,10 @@ def test_the_page_says_what_happened() -> None:
         "<b>Incomplete.</b> The run ended early (interrupted by SIGINT)",
         "two things at once",
         "50 %",
+        "40 % to 60 %",
+        "float32 products",
+        '122 % <span class="tag warn">mistrusted</span>',
+        "no ceiling",
         "TOY-1",
         "T-7",
         "J. Doe",
@@ -173,6 +178,14 @@ def test_the_page_says_what_happened() -> None:
         assert expected in page, expected
     assert "<b>Filtered.</b>" not in page
     assert "<b>Filtered.</b>" in render(Report(about(filters={"op": ["attention"], "case": ""}), [record(Status.PASS)]))
+
+
+def test_the_page_says_what_is_allowed_by_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = render(every_status())
+    assert "working precision: 4 and 2 in float32; 2 and 1 in bfloat16 and float16; the rms" in page
+    assert "within 2<sup>-14</sup> of the sum" in page
+    monkeypatch.setitem(judge.MAX_RATIO, torch.float16, 3.0)
+    assert "4 and 2 in float32; 2 and 1 in bfloat16; 3 and 1 in float16; the rms" in render(every_status())
 
 
 def test_the_page_needs_no_network_and_no_script() -> None:

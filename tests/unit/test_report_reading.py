@@ -28,7 +28,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
-    assert schema()["$id"] == "urn:spikingbrain-hal:conformance-report:2"
+    assert schema()["$id"] == "urn:spikingbrain-hal:conformance-report:3"
 
 
 @pytest.mark.parametrize("made", [every_status, whole])
@@ -51,7 +51,7 @@ def test_the_schema_names_every_field() -> None:
     """A field that is added is published too."""
     defined = schema()["$defs"]
     for name, kind in (("case", Record), ("cell", Cell), ("timing", Timing)):
-        names = [f.name for f in fields(kind)]
+        names = [f.name for f in fields(kind)] + ["mistrusted"] * (kind is Timing)
         assert (list(defined[name]["properties"]), defined[name]["required"]) == (names, names)
     assert list(schema()["properties"]["operators"]["items"]["properties"]) == [f.name for f in fields(Summary)]
     assert defined["case"]["properties"]["status"]["enum"] == [s.value for s in Status]
@@ -163,8 +163,8 @@ def test_unknown_keys_are_read_past() -> None:
         ("[]", "it is JSON, but not a report"),
         ("17", "it is JSON, but not a report"),
         ('{"name": "package", "version": "1.0"}', "it is JSON, but not a report"),
-        (json.dumps(DATA | {"format": 1}), "it is of report format 1, this version reads 2: run the suite again"),
-        (json.dumps(DATA | {"format": 3}), "it is of report format 3, this version reads 2: update spikingbrain-hal"),
+        (json.dumps(DATA | {"format": 2}), "it is of report format 2, this version reads 3: run the suite again"),
+        (json.dumps(DATA | {"format": 4}), "it is of report format 4, this version reads 3: update spikingbrain-hal"),
         (json.dumps(DATA | {"format": "two"}), "it is of report format 'two'"),
         (
             json.dumps(DATA | {"operator_set": {"version": 2, "operators": {}}}),

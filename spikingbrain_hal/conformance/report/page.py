@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from ..judge import FLOOR, MAX_RATIO, RMS_RATIO, SCATTER, STATE_BOUND
 from ..levels import LEVELS
-from ..record import BROKEN, Cell, Record, Report, Status, Timing, first_line, group
+from ..record import BROKEN, MOST_SHARE, Cell, Record, Report, Status, Timing, first_line, group
 from .claim import claim
 
 COLUMNS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int16": "integer", "int8": "integer"}
@@ -32,6 +34,7 @@ def template(name: str, **filters: Any) -> Any:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader, undefined=jinja2.StrictUndefined
     )
+    environment.globals["most_share"] = MOST_SHARE
     environment.filters |= {"sig": _significant, "percent": lambda x: f"{100 * x:.0f} %"}
     return environment.get_template(name)
 
@@ -59,8 +62,20 @@ def render(report: Report) -> str:
         best=_best_timing(report),
         sources={name: o["source"] for name, o in report.about["operator_set"]["operators"].items()},
         broken_names=[s.value for s in BROKEN],
+        allowed=_allowed(),
+        scatter=SCATTER,
+        floor=FLOOR,
+        state_bits=round(-math.log2(STATE_BOUND)),
     )
     return page
+
+
+def _allowed() -> dict[tuple[float, float], list[str]]:
+    """The dtypes of outputs by what is allowed: multiples of the largest error and of the rms of working precision."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for dtype, ratio in MAX_RATIO.items():
+        found.setdefault((ratio, RMS_RATIO[dtype]), []).append(str(dtype).removeprefix("torch."))
+    return found
 
 
 def column(dtype: str) -> str:

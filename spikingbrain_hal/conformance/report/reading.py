@@ -86,7 +86,6 @@ def parse(content: bytes, source: str) -> Report:
     found = Report(
         about={key: value for key, value in data.items() if key not in _ABOUT_NOTHING},
         records=[_made(Record, case | {"status": Status(case["status"])}) for case in data["cases"]],
-        roofline=data["bench"]["roofline"],
         timings=[_made(Timing, timing) for timing in data["bench"]["timings"]],
         problems=data["problems"],
     )
