@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -108,7 +109,11 @@ def test_editable_install(project: Path, environment: Environment, tmp_path: Pat
 
 @pytest.mark.slow
 def test_setup_py_builds_the_same_wheel(project: Path, wheel: Path, environment: Environment, tmp_path: Path) -> None:
-    run("python", "setup.py", "bdist_wheel", "--dist-dir", tmp_path, cwd=project, SBHAL_BACKENDS="cpu")
+    compiler = sysconfig.get_config_var("CXX").split()[
+        0
+    ]  # pip's build takes this, and a compiler cache goes by the name
+    setup = ("setup.py", "bdist_wheel", "--dist-dir", tmp_path)
+    run("python", *setup, cwd=project, SBHAL_BACKENDS="cpu", CXX=compiler)
     built = next(tmp_path.glob("*.whl"))
     ours = {name for name in members(built) if name != "dist-info/top_level.txt"}
     assert ours == members(wheel)
