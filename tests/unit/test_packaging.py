@@ -109,9 +109,7 @@ def test_editable_install(project: Path, environment: Environment, tmp_path: Pat
 
 @pytest.mark.slow
 def test_setup_py_builds_the_same_wheel(project: Path, wheel: Path, environment: Environment, tmp_path: Path) -> None:
-    compiler = sysconfig.get_config_var("CXX").split()[
-        0
-    ]  # pip's build takes this, and a compiler cache goes by the name
+    compiler = sysconfig.get_config_var("CXX").split()[0]  # as pip's build takes: a cache goes by the name
     setup = ("setup.py", "bdist_wheel", "--dist-dir", tmp_path)
     run("python", *setup, cwd=project, SBHAL_BACKENDS="cpu", CXX=compiler)
     built = next(tmp_path.glob("*.whl"))
