@@ -135,12 +135,21 @@ def _is_float(output: Output) -> bool:
 
 @contextlib.contextmanager
 def _recording() -> Iterator[None]:
-    """Autograd on, writes to views included, even below the dispatcher's autograd layer, where compiled graphs call."""
-    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-    keys = torch._C.DispatchKey
-    allowed = exclude.remove(keys.AutogradFunctionality).remove(keys.ADInplaceOrView)
-    with torch._C._ForceDispatchKeyGuard(include, allowed), torch.enable_grad():
-        yield
+    """Autograd on, writes to views included, whatever the caller has turned off.
+
+    Also below the dispatcher's autograd layer, where compiled graphs call, and in inference mode.
+    """
+    with torch.inference_mode(False):
+        include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        keys = torch._C.DispatchKey
+        allowed = exclude.remove(keys.AutogradFunctionality).remove(keys.ADInplaceOrView)
+        with torch._C._ForceDispatchKeyGuard(include, allowed), torch.enable_grad():
+            yield
+
+
+def _recordable(argument: Any) -> Any:
+    """A copy of what was made in inference mode, which autograd refuses."""
+    return argument.clone() if isinstance(argument, Tensor) and argument.is_inference() else argument
 
 
 def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
@@ -150,19 +159,19 @@ def _autograd_reference(spec: OpSpec) -> Callable[..., Any]:
     names = (*spec.inputs, *spec.saved, *(f"grad_{n}" for n in given), *spec.attributes)
 
     def reference(*args: Any) -> Any:
-        a = dict(zip(names, args, strict=True))
-        leaves = {n: a[n].detach().requires_grad_() for n in spec.differentiable if a[n] is not None}
         with _recording():
+            a = dict(zip(names, map(_recordable, args), strict=True))
+            leaves = {n: a[n].detach().requires_grad_() for n in spec.differentiable if a[n] is not None}
             inputs = [leaves.get(n, a[n]) for n in spec.inputs]
             known = {n: a[n] for n in spec.saved if n in accepts}
             results = spec.reference(*inputs, *(a[n] for n in spec.attributes), **known)
             outputs = dict(zip(spec.outputs, results if isinstance(results, tuple) else (results,), strict=True))
-            reached = [n for n in given if a[f"grad_{n}"] is not None and outputs[n].requires_grad]
+            reached = [n for n in given if outputs[n].requires_grad]
             found = (
                 torch.autograd.grad(
                     [outputs[n] for n in reached],
                     list(leaves.values()),
-                    [a[f"grad_{n}"] for n in reached],
+                    [torch.zeros_like(outputs[n]) if a[f"grad_{n}"] is None else a[f"grad_{n}"] for n in reached],
                     allow_unused=True,
                 )
                 if reached

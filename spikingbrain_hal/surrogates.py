@@ -1,5 +1,7 @@
 """Surrogate derivatives: what a spike's derivative is taken to be, as a function of the distance to the threshold.
 
+Each is taken as it is written at infinite and NaN potentials too, which no comparison holds for.
+
 In each, u is the potential less the threshold (for counts, in units of the threshold, which is then 1); alpha and beta
 are the parameters of :func:`~spikingbrain_hal.ops.lif_scan`. The families and their users: Fang et al. 2023,
 arXiv:2310.16620 (SpikingJelly), Neftci et al. 2019, arXiv:1901.09948.
@@ -9,9 +11,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class _WithSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, u: Tensor, slope: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient, gradient * slope, None
+
+
+def with_slope(value: Tensor, u: Tensor, slope: Tensor) -> Tensor:
+    """``value`` with its own derivatives and ``slope`` as that by ``u`` beside them, also where u is infinite or NaN.
+
+    Args:
+        value: Any tensor.
+        u: A tensor of the same shape.
+        slope: The derivative, of the same shape, without a gradient of its own.
+    """
+    function: Any = _WithSlope
+    found: Tensor = function.apply(value, u, slope)
+    return found
+
 
 Derivative = Callable[[Tensor, "Tensor | float", float, float, int], Tensor]
 SURROGATES: dict[str, Derivative] = {}

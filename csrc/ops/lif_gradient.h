@@ -86,20 +86,22 @@ SBHAL_INLINE vf slope_by_threshold(const Neuron& n, vf h, vf threshold, vf slope
   return n.counts() ? -slope * h / threshold : -slope;
 }
 
-// Derivatives of a reset of v that fired `spikes`: by v it is keep + through * (spikes by v), by the threshold
-// threshold + through * (spikes by threshold).
-struct ResetSlopes {
-  vf keep, through, threshold;
-};
-SBHAL_INLINE ResetSlopes reset_slopes(const Neuron& n, vf v, vf spikes, vf threshold) {
-  const vf one = set(1.0f);
-  if (n.reset == Reset::none) return {one, zero(), zero()};
-  if (n.reset == Reset::soft) return {one, n.detach_reset ? zero() : -threshold, -spikes};
-  return {select(spikes > zero(), zero(), one), n.detach_reset ? zero() : set(n.v_reset) - v, zero()};
+// Of a gradient with respect to the state that a reset leaves: what reaches the state v it was applied to, what the
+// spikes, and what the threshold directly. Where nothing does it is 0, whatever the gradient is.
+SBHAL_INLINE vf past_reset(const Neuron& n, vf spikes, vf grad) {
+  return n.reset == Reset::hard ? select(spikes > zero(), zero(), grad) : grad;
+}
+SBHAL_BOTH bool differentiates_reset(const Neuron& n) { return n.reset != Reset::none && !n.detach_reset; }
+SBHAL_INLINE vf reset_by_spikes(const Neuron& n, vf v, vf threshold, vf grad) {
+  if (!differentiates_reset(n)) return zero();
+  return grad * (n.reset == Reset::soft ? -threshold : set(n.v_reset) - v);
+}
+SBHAL_INLINE vf reset_by_threshold(const Neuron& n, vf spikes, vf grad) {
+  return n.reset == Reset::soft ? -spikes * grad : zero();
 }
 
 SBHAL_INLINE vf where_unclamped(const Neuron& n, vf v, vf grad) {
-  return n.v_min > -kInfinity ? select(v > set(n.v_min), grad, zero()) : grad;
+  return n.v_min > -kInfinity ? select(v <= set(n.v_min), zero(), grad) : grad;  // NaN is not clamped
 }
 
 // One step as it went: `before` is the state handed to it, which fired `fired`.
@@ -113,23 +115,27 @@ struct Gradients {
 
 // Where the reset belongs to the step itself.
 SBHAL_INLINE Gradients step_back(const Neuron& n, const Point& p, vf grad_spikes, vf grad_v) {
-  const ResetSlopes reset = reset_slopes(n, p.h, p.spikes, p.threshold);
   grad_v = where_unclamped(n, settle(n, p.h, p.spikes, p.threshold), grad_v);
-  const vf by_spikes = grad_spikes + grad_v * reset.through;
-  const vf grad_h = by_spikes * p.slope + grad_v * reset.keep;
+  const vf by_spikes = grad_spikes + reset_by_spikes(n, p.h, p.threshold, grad_v);
+  const vf grad_h = by_spikes * p.slope + past_reset(n, p.spikes, grad_v);
   return {grad_h, p.decay * grad_h, grad_h * (p.before - set(n.v_rest)),
-          by_spikes * slope_by_threshold(n, p.h, p.threshold, p.slope) + grad_v * reset.threshold};
+          by_spikes * slope_by_threshold(n, p.h, p.threshold, p.slope) + reset_by_threshold(n, p.spikes, grad_v)};
 }
 
 // Where the reset of the state before is the first thing the step does. A soft one comes after the decay.
 SBHAL_INLINE Gradients step_back_delayed(const Neuron& n, const Point& p, vf grad_spikes, vf grad_v) {
-  const ResetSlopes reset = reset_slopes(n, p.before, p.fired, p.threshold);
   const vf grad_h = grad_spikes * p.slope + where_unclamped(n, p.h, grad_v);
-  const vf by_fired = grad_h * reset.through * (n.reset == Reset::soft ? set(1.0f) : p.decay);
+  const vf decayed = p.decay * grad_h;
   const vf after = n.reset == Reset::hard ? reset_hard(n, p.before, p.fired) : p.before;
-  return {grad_h, by_fired * p.slope_before + p.decay * grad_h * reset.keep, grad_h * (after - set(n.v_rest)),
-          grad_spikes * slope_by_threshold(n, p.h, p.threshold, p.slope) +
-              by_fired * slope_by_threshold(n, p.before, p.threshold, p.slope_before) + grad_h * reset.threshold};
+  Gradients grad = {
+      grad_h, past_reset(n, p.fired, decayed), grad_h * (after - set(n.v_rest)),
+      grad_spikes * slope_by_threshold(n, p.h, p.threshold, p.slope) + reset_by_threshold(n, p.fired, grad_h)};
+  if (differentiates_reset(n)) {
+    const vf by_fired = reset_by_spikes(n, p.before, p.threshold, n.reset == Reset::soft ? grad_h : decayed);
+    grad.before += by_fired * p.slope_before;
+    grad.threshold += by_fired * slope_by_threshold(n, p.before, p.threshold, p.slope_before);
+  }
+  return grad;
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ def _judge_float(spec: OpSpec, name: str, truth: Truth, got: Tensor, slack: floa
     kept = ~truth.excluded[name] if name in truth.excluded else torch.ones_like(got, dtype=torch.bool)
     expected = truth.expected[name]
     try:
-        _compare_special_values(name, got, expected, kept)
+        compare_special_values(name, got, expected, kept)
     except Mismatch:
         _show(Ratios(got.dtype, math.inf, math.inf, math.inf))
         raise
@@ -202,10 +202,12 @@ def is_state(spec: OpSpec, name: str) -> bool:
     return name in spec.mutates or (spec.time is not None and name == spec.time.state_out)
 
 
-def _compare_special_values(name: str, got: Tensor, expected: Tensor, kept: Tensor) -> None:
+def compare_special_values(name: str, got: Tensor, expected: Tensor, kept: Tensor | None = None) -> None:
+    """Raises Mismatch unless NaN and the infinities are where they should be, among what is ``kept``."""
     rounded = expected.to(got.dtype)
     for what, test in (("NaN", torch.isnan), ("inf", torch.isposinf), ("-inf", torch.isneginf)):
-        differs = kept & (test(got) != test(rounded))
+        differs = test(got) != test(rounded)
+        differs = differs if kept is None else differs & kept
         if differs.any():
             raise Mismatch(f"{name} differs in where it is {what}, first at {_place(differs)}")
 

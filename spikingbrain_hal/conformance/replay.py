@@ -166,11 +166,11 @@ def _jumps(a: Mapping[str, Any], membrane: Membrane) -> list[tuple[Tensor, Tenso
 
 @_replays("lif_scan_backward")
 def _replay_gradients(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
-    """Neurons whose potential comes within rounding of a jump at any step, or is NaN, are left out, and counted."""
+    """Neurons whose potential comes within rounding of a jump at any step are left out, and counted."""
     truth = reference_truth(spec, args)
     a = spec.bind(in_float64(spec, args))
     membrane = drive_membrane(a, a["spikes"])
-    near = membrane.potential.isnan()
+    near = torch.zeros_like(membrane.potential, dtype=torch.bool)
     for distance, slack in _jumps(a, membrane):
         near |= distance <= slack
     neurons = near.any(0)

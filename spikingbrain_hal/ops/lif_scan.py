@@ -13,7 +13,7 @@ from ..autograd import call
 from ..declare import operator
 from ..rules import finite, in_range, one_of
 from ..spec import Case, Input, Output, Time
-from ..surrogates import SURROGATES
+from ..surrogates import SURROGATES, with_slope
 
 UNDERFLOWS = 2.0**-150  # what float32 rounds to 0
 
@@ -58,7 +58,7 @@ def reference(
             u, unit = h / threshold - 1, 1.0
         value = (decided if given is None else given).to(acc)
         slope = SURROGATES[surrogate](u, unit, alpha, beta, max_count)
-        return value.detach() + torch.where(u.isfinite(), (u - u.detach()) * slope.detach(), 0)
+        return with_slope(value.detach(), u, slope.detach())
 
     def after_reset(h: Tensor, s: Tensor) -> Tensor:
         """What a spike leaves of h (soft reset acts on the sum instead when it is delayed)."""
@@ -67,7 +67,7 @@ def reference(
         if reset == "soft":
             return h - (s.detach() if detach_reset else s) * threshold
         left = torch.where(s.detach() > 0, v_reset, h)
-        return left if detach_reset else left + (s - s.detach()) * (v_reset - h).detach()
+        return left if detach_reset else with_slope(left, s, (v_reset - h).detach())
 
     def floor(v: Tensor) -> Tensor:
         return v if v_min == -math.inf else torch.where(v <= v_min, v_min, v)
@@ -248,7 +248,9 @@ def lif_scan(
 
     Each step charges ``h = v_rest + decay * (v - v_rest) + input_gain * x_t``, fires where ``h >= v_threshold`` and
     resets: hard to ``v_reset``, soft by subtracting ``spikes * v_threshold``, or not. Potentials are dimensionless and
-    float32 (float64 for float64 inputs). NaN never fires.
+    float32 (float64 for float64 inputs). NaN never fires and stays NaN, also at a floor. The derivative of the spikes
+    is the surrogate's formula at every potential: its limit at an infinite one, NaN at NaN where the formula computes
+    with it, and what its comparisons choose where it does not.
 
     Args:
         x: Input current, [T, ...], float32, bfloat16 or float16.

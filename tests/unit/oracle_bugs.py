@@ -239,6 +239,18 @@ REJECTED: dict[str, tuple[str, Function, str, str]] = {
         "numerics",
         "sums",
     ),
+    "no slope at infinite and NaN currents": (
+        "lif_scan_backward",
+        changed("lif_scan_backward", lambda a, out: out[0].masked_fill_(~a["x"].isfinite(), 0)),
+        "nonfinite",
+        "straight_through",
+    ),
+    "an infinite potential survives its reset": (
+        "lif_scan",
+        changed("lif_scan", lambda a, out: out[2].masked_fill_(a["x"].isposinf(), torch.nan)),
+        "nonfinite",
+        "",
+    ),
     "a tail of one key": ("attention", changed("attention", drops_a_tail), "random_shapes", ""),
 }
 TESTED = {"collapses the other way round": "spike_expand", "a step of another scale": GLA}

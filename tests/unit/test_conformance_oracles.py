@@ -34,6 +34,7 @@ CHECKS = (
     "closed_form",
     "composed",
     "numerics",
+    "nonfinite",
     "guard_pages",
     "random_shapes",
     "arguments",

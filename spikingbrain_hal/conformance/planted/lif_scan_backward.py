@@ -38,10 +38,11 @@ def backwards(
         dv = dv + (given["grad_v"][t] if given["grad_v"].numel() else 0)
         left = hs[t] - s[t] * threshold if a["reset"] == "soft" else hs[t]
         left = torch.where(s[t] > 0, a["v_reset"], hs[t]) if a["reset"] == "hard" else left
-        dleft = torch.where(left <= a["v_min"], 0.0, dv)
+        dleft = dv if a["v_min"] == -torch.inf else torch.where(left <= a["v_min"], 0.0, dv)
         dh = torch.where(s[t] > 0, 0.0, dleft) if a["reset"] == "hard" else dleft
-        by_spike = {"none": 0.0, "soft": -threshold, "hard": a["v_reset"] - hs[t]}[a["reset"]]
-        ds = given["grad_spikes"][t] + (0.0 if a["detach_reset"] else dleft * by_spike)
+        ds = given["grad_spikes"][t]
+        if a["reset"] != "none" and not a["detach_reset"]:
+            ds = ds + dleft * (-threshold if a["reset"] == "soft" else a["v_reset"] - hs[t])
         if a["reset"] == "soft" and threshold_in_reset:
             dthreshold = dthreshold - dleft * s[t]
         many = a["max_count"] > 1
