@@ -15,6 +15,8 @@ SANITIZE := $(OUT)/sanitize
 OLD_TRANSFORMERS := $(OUT)/transformers-4.55.0
 NEW_TRANSFORMERS := $(OUT)/transformers-5.24.0
 OLD_TORCH := $(OUT)/torch-2.6
+DISPATCH_TESTS := tests/unit/test_arguments.py tests/unit/test_dispatch.py tests/unit/test_spec.py \
+  $(wildcard tests/unit/test_native*.py tests/unit/test_selection*.py)
 TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_*.py
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
@@ -44,8 +46,7 @@ new-transformers: $(NEW_TRANSFORMERS)/.installed  ## the same with the newest
 	$(NEW_TRANSFORMERS)/bin/python -m pytest -q -p no:cacheprovider $(TRANSFORMERS_TESTS)
 
 old-torch: $(OLD_TORCH)/.installed  ## dispatch and the CPU backend with the oldest torch that is claimed; downloads 3 GB
-	$(OLD_TORCH)/bin/python -m pytest -q -p no:cacheprovider tests/unit/test_dispatch.py tests/unit/test_selection.py \
-	  tests/unit/test_native.py tests/unit/test_spec.py
+	$(OLD_TORCH)/bin/python -m pytest -q -p no:cacheprovider $(DISPATCH_TESTS)
 	$(OLD_TORCH)/bin/sbhal conformance --backend cpu --profile quick --no-bench --out $(OLD_TORCH)/report
 
 check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
