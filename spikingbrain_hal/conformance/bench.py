@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -17,7 +19,7 @@ from ..errors import UnsupportedOp
 from ..registry import OPERATORS
 from ..spec import Case, OpSpec
 from ..testing import io_dtypes, make_inputs
-from .ceilings import Ceiling, Ceilings, Run, narrowest, seconds
+from .ceilings import STREAMING, Ceiling, Ceilings, Run, narrowest, seconds
 from .child import Children, Gone
 from .record import Timing
 from .settings import Settings
@@ -177,7 +179,8 @@ def run_bench(
         A timing for each case.
     """
     children = Children()
-    child = children.start(serve_bench, settings.backend, settings.modules, threads, ops)
+    with _environment():
+        child = children.start(serve_bench, settings.backend, settings.modules, threads, ops)
     timings: list[Timing] = []
     why, done = "", False
     try:
@@ -202,6 +205,23 @@ def run_bench(
         count = f"{len(timings)} of {len(planned)} benchmarks"
         complain(f"the performance section ended after {count}: {why}\n{child.output.finish()}".strip())
     return timings + planned[len(timings) :]
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """What the process that times inherits: no look at the values of arguments, and copies that stream."""
+    tunables = ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), STREAMING)))
+    wanted = {"SBHAL_CHECK": "0", "GLIBC_TUNABLES": tunables}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _word(dtype: torch.dtype) -> str:

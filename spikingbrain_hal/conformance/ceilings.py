@@ -20,6 +20,8 @@ LEAST_SECONDS = 1e-3  # of one product: shorter ones time the call
 TRIES = 2
 SIZES = (512, 1024, 2048, 4096, 8192)
 COPIED_AT_MOST = 1 << 28
+# From 16 MiB on the C library writes around the caches; of itself it may take a cache that others share for its own.
+STREAMING = "glibc.cpu.x86_non_temporal_threshold=0x1000000"
 MULTIPLY: dict[torch.dtype, Callable[[Tensor, Tensor], Tensor]] = {
     torch.float32: torch.mm,
     torch.bfloat16: torch.mm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -197,8 +196,6 @@ def problems_of(opened: Opened, records: Sequence[Record]) -> list[str]:
 
 
 def _time(found: Report, options: Options, settings: Settings, progress: Progress) -> None:
-    checking = os.environ.get("SBHAL_CHECK", "0")
-    os.environ["SBHAL_CHECK"] = "0"
     cases = list(bench.bench_cases(options.ops))
     with progress("benchmarks", len(cases)) as advance:
         try:
@@ -211,5 +208,3 @@ def _time(found: Report, options: Options, settings: Settings, progress: Progres
             )
         except KeyboardInterrupt as stop:
             found.about["interrupted"] = str(stop)
-        finally:
-            os.environ["SBHAL_CHECK"] = checking

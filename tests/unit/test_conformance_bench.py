@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from sample_reports import about, record
 from spikingbrain_hal import use_backend
 from spikingbrain_hal.conformance import bench, suite
 from spikingbrain_hal.conformance.bench import bench_cases, in_turns, run_bench, shares, time_case
-from spikingbrain_hal.conformance.ceilings import COPIED_AT_MOST, Ceiling, Ceilings, narrowest
+from spikingbrain_hal.conformance.ceilings import COPIED_AT_MOST, STREAMING, Ceiling, Ceilings, narrowest
 from spikingbrain_hal.conformance.record import Report, Status, Timing
 from spikingbrain_hal.conformance.settings import Settings
 from spikingbrain_hal.conformance.target import open_target
@@ -81,6 +82,17 @@ def test_a_copy_is_a_copy_and_of_bounded_size(ceilings: Ceilings) -> None:
     source, target = torch.arange(100_003) % 251, torch.zeros(100_003, dtype=torch.uint8)
     ceilings._move(target, source.to(torch.uint8))
     assert torch.equal(target, source.to(torch.uint8))
+
+
+def test_only_the_process_that_times_streams_and_checks_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBHAL_CHECK", "1")
+    for given, inherited in ((None, STREAMING), ("glibc.malloc.check=0", f"glibc.malloc.check=0:{STREAMING}")):
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+        if given:
+            monkeypatch.setenv("GLIBC_TUNABLES", given)
+        with bench._environment():
+            assert (os.environ["SBHAL_CHECK"], os.environ["GLIBC_TUNABLES"]) == ("0", inherited)
+        assert (os.environ["SBHAL_CHECK"], os.environ.get("GLIBC_TUNABLES")) == ("1", given)
 
 
 def test_case_and_ceiling_take_turns() -> None:
