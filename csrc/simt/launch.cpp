@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "pool.h"
 #include "worker.h"
 
 namespace simt {
@@ -41,19 +42,18 @@ const uint64_t seed = number_from("SBHAL_SIMT_SEED"), most_blocks = number_from(
 class Workers {
  public:
   std::unique_ptr<Worker> take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(pool_lock());
     if (idle_.empty()) return std::make_unique<Worker>();
     std::unique_ptr<Worker> taken = std::move(idle_.back());
     idle_.pop_back();
     return taken;
   }
   void give_back(std::unique_ptr<Worker> worker) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(pool_lock());
     idle_.push_back(std::move(worker));
   }
 
  private:
-  std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> idle_;
 };
 Workers& workers() {

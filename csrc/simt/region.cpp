@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "pattern.h"
+#include "pool.h"
 #include "sanitizers.h"
 
 namespace simt {
@@ -65,7 +66,7 @@ namespace {
 template <class Mapping> class Kept {
  public:
   std::unique_ptr<Mapping> take(size_t capacity) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(pool_lock());
     for (auto& kept : kept_)
       if (kept->capacity == capacity) {
         std::unique_ptr<Mapping> taken = std::move(kept);
@@ -77,7 +78,7 @@ template <class Mapping> class Kept {
     return std::make_unique<Mapping>(capacity);
   }
   void give_back(std::unique_ptr<Mapping> mapping) noexcept {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(pool_lock());
     const size_t capacity = mapping->capacity;
     if (bytes_ + capacity > kMostBytes) return;
     try {
@@ -89,7 +90,6 @@ template <class Mapping> class Kept {
 
  private:
   static constexpr size_t kMostBytes = size_t{128} << 20;
-  std::mutex mutex_;
   std::vector<std::unique_ptr<Mapping> > kept_;
   size_t bytes_ = 0;
 };
