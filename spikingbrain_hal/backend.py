@@ -21,12 +21,15 @@ class Kernel(NamedTuple):
         version: Version of the operator's declaration that the kernel was written against.
         run: ``run(*inputs, *attributes, *outputs, stream, num_threads)``: plan, workspace and launch in one call, for a
             module of host memory that can ask the framework's allocator itself. Optional; the dispatcher prefers it.
+        signature: The names and types of its arguments, of a native module that knows them; see
+            :func:`spikingbrain_hal.plugin.signature_of`.
     """
 
     plan: Callable[..., int]
     launch: Callable[..., None]
     version: int
     run: Callable[..., None] | None = None
+    signature: str | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def load_kernels(module: Any, device_type: str) -> Mapping[str, Kernel]:
     """Binds a native module to torch and returns its kernels.
 
     For every name in the module's ``OP_VERSION`` it has ``<op>_plan`` and ``<op>``; one that serves host memory also
-    ``<op>_run``.
+    ``<op>_run``. Where it has ``OP_SIGNATURE``, the arguments are compared with the declaration's.
 
     Args:
         module: The module.
@@ -99,9 +99,14 @@ def load_kernels(module: Any, device_type: str) -> Mapping[str, Kernel]:
     use_exchange = os.environ.get("SBHAL_DLPACK_EXCHANGE", "1") != "0"
     empty = partial(torch.empty, dtype=torch.uint8)
     module.bind(device_type, torch.Tensor, dtypes, use_exchange, _ERRORS, empty, forked())
+    signatures = getattr(module, "OP_SIGNATURE", {})
     return {
         name: Kernel(
-            getattr(module, f"{name}_plan"), getattr(module, name), version, getattr(module, f"{name}_run", None)
+            getattr(module, f"{name}_plan"),
+            getattr(module, name),
+            version,
+            getattr(module, f"{name}_run", None),
+            signatures.get(name),
         )
         for name, version in module.OP_VERSION.items()
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ import torch
 from .backend import Backend, Kernel
 from .errors import BackendUnavailable
 from .registry import OPERATORS
+from .spec import OpSpec
+
+_ATTRIBUTES = {"float": "d", "int": "i", "bool": "b", "str": "s"}
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def load_kernels(backend: Backend) -> tuple[dict[str, Kernel], dict[str, str]]:
                 f"this is version {spec.version}; reinstall the backend"
             )
         else:
+            with blaming(backend.name, "it does not load"):
+                _compare(spec, kernel.signature)
             kernels[name] = _shielded(kernel, backend.device_type)
     for name in OPERATORS.keys() - offered.keys():
         refused[name] = "the backend has no kernel for it"
@@ -131,6 +137,29 @@ def _shielded(kernel: Kernel, device_type: str) -> Kernel:
 
     run = None if kernel.run is None else shield(kernel.run)
     return kernel._replace(launch=shield(kernel.launch), run=run)
+
+
+def signature_of(spec: OpSpec) -> str:
+    """The names and types of an operator's arguments in order, as native modules say theirs: ``x:T k:d counts:R``.
+
+    T is a tensor, O one that may be absent, W one that is written in place, R a result; d, i, b and s are float, int,
+    bool and str.
+    """
+    parts = [f"{n}:{'W' if n in spec.mutates else 'O' if n in spec.optional else 'T'}" for n in spec.inputs]
+    parts += [f"{n}:{_ATTRIBUTES[p.annotation]}" for n, p in spec.attributes.items()]
+    return " ".join([*parts, *(f"{n}:R" for n in spec.outputs)])
+
+
+def _compare(spec: OpSpec, signature: str | None) -> None:
+    """Raises TypeError unless a kernel takes its arguments as they are declared; one without names by types alone."""
+    if signature is None:
+        return
+    declared, found = signature_of(spec).split(), signature.split()
+    if ":" not in signature:
+        declared = [d[-1].replace("T", "O").replace("W", "O") for d in declared]
+    for place, (ours, theirs) in enumerate(zip_longest(declared, found, fillvalue="nothing"), 1):
+        if ours != theirs:
+            raise TypeError(f"argument {place} of {spec.name} is {theirs}, where the declaration has {ours}")
 
 
 def _offered(backend: Backend) -> Mapping[str, Kernel]:

@@ -52,59 +52,71 @@ void name_operator(const char* op) {
 
 void note_fork() { forked = true; }
 
-void view_workspace(PyObject* object, Launch* out) {
-  Tensor workspace;
-  view(object, &workspace);
-  out->workspace = nullptr;
-  out->workspace_bytes = 0;
-  if (workspace.ndim < 0) return;
-  if (workspace.dtype != DType::u8 || workspace.ndim != 1)
-    throw py::type_error("workspace must be one-dimensional uint8");
-  const auto address = reinterpret_cast<uintptr_t>(workspace.data);
+Operator::Operator(const KernelEntry* kernel) : entry(kernel), fields(fields_of(kernel->arguments)) {
+  for (int i = 0; i < fields.count; ++i)
+    names.push_back(fields.at[i].length ? std::string(fields.at[i].name, fields.at[i].length)
+                                        : "argument " + std::to_string(i + 1));
+}
+
+std::string Operator::signature() const {
+  std::string all;
+  for (int i = 0; i < fields.count; ++i) {
+    all += i ? " " : "";
+    if (fields.at[i].length) all += names[i] + ":";
+    all += fields.at[i].type->code;
+  }
+  return all;
+}
+
+PythonCall::PythonCall(const Operator& op, PyObject* const* objects, Py_ssize_t count, int converted, int more)
+    : Call{op.entry, &op.fields, argument_memory_, plan_memory_, 0, {}} {
+  if (count != converted + more)
+    fail(Error::type, "takes %d arguments, got %lld", converted + more, static_cast<long long>(count));
+  for (int i = 0; i < converted; ++i) convert(op.names[i].c_str(), fields->at[i], objects[i], at<void>(i));
+  for (int i = converted; i < fields->count; ++i) *tensor(i) = kAbsent;
+}
+
+void PythonCall::take_workspace(PyObject* object) {
+  Tensor given;
+  view("workspace", object, &given);
+  launch.workspace = nullptr;
+  launch.workspace_bytes = 0;
+  if (given.ndim < 0) return;
+  if (given.dtype != DType::u8 || given.ndim != 1 || given.stride[0] != 1)
+    fail(Error::type, "workspace is no contiguous uint8 tensor of one axis");
+  const auto address = reinterpret_cast<uintptr_t>(given.data);
   const auto aligned = (address + kAlignment - 1) & ~static_cast<uintptr_t>(kAlignment - 1);
-  out->workspace = reinterpret_cast<char*>(aligned);
-  out->workspace_bytes = workspace.shape[0] - static_cast<int64_t>(aligned - address);
+  launch.workspace = reinterpret_cast<char*>(aligned);
+  launch.workspace_bytes = given.shape[0] - static_cast<int64_t>(aligned - address);
 }
 
-void convert_launch(PyObject* stream, PyObject* num_threads, Launch* out) {
-  Value number;
-  convert('i', stream, &number);
-  out->stream = number.integer;
-  convert('i', num_threads, &number);
-  if (number.integer < 1 || number.integer > INT_MAX)
-    fail(Error::value, "num_threads is %lld, expected 1 to %d", static_cast<long long>(number.integer), INT_MAX);
-  out->num_threads = forked ? 1 : static_cast<int>(number.integer);
+void PythonCall::take_launch(PyObject* stream, PyObject* num_threads) {
+  launch.stream = to_integer("stream", stream);
+  const int64_t threads = to_integer("num_threads", num_threads);
+  if (threads < 1 || threads > INT_MAX)
+    fail(Error::value, "num_threads is %lld, expected 1 to %d", static_cast<long long>(threads), INT_MAX);
+  launch.num_threads = forked ? 1 : static_cast<int>(threads);
 }
 
-Py_ssize_t convert_all(const char* signature, PyObject* const* objects, Py_ssize_t count, int more, Value* values) {
-  Py_ssize_t tensors_and_attributes = 0;
-  while (signature[tensors_and_attributes] && signature[tensors_and_attributes] != 'L') ++tensors_and_attributes;
-  if (count != tensors_and_attributes + more)
-    throw py::type_error("takes " + std::to_string(tensors_and_attributes + more) + " arguments, got " +
-                         std::to_string(count));
-  for (Py_ssize_t i = 0; i < tensors_and_attributes; ++i) convert(signature[i], objects[i], &values[i]);
-  return tensors_and_attributes;
-}
-
-PyObject* call_plan(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count) {
-  Value values[kMaxArguments];
-  convert_all(entry->plan_signature, objects, count, 0, values);
-  const int64_t bytes = entry->plan(values);
+PyObject* call_plan(const Operator& op, PyObject* const* objects, Py_ssize_t count) {
+  PythonCall call(op, objects, count, op.fields.given, 0);
+  call.plan();
+  const int64_t bytes = call.workspace_bytes;
   return PyLong_FromLongLong(bytes ? bytes + kAlignment : 0);  // room to align what the framework's allocator returns
 }
 
-PyObject* call_launch(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count, Run run) {
-  Value values[kMaxArguments];
-  const Py_ssize_t at = convert_all(entry->launch_signature, objects, count, 3, values);
-  view_workspace(objects[at], &values[at].launch);
-  convert_launch(objects[at + 1], objects[at + 2], &values[at].launch);
-  const int64_t needed = entry->plan(values), given = values[at].launch.workspace_bytes;
-  if (given < needed)
-    fail(Error::value, "workspace holds %lld bytes, %lld are needed", static_cast<long long>(given),
-         static_cast<long long>(needed));
+PyObject* call_launch(const Operator& op, PyObject* const* objects, Py_ssize_t count, Run run) {
+  const int all = op.fields.count;
+  PythonCall call(op, objects, count, all, 3);
+  call.take_workspace(objects[all]);
+  call.take_launch(objects[all + 1], objects[all + 2]);
+  call.plan();
+  if (call.launch.workspace_bytes < call.workspace_bytes)
+    fail(Error::value, "workspace holds %lld bytes, %lld are needed",
+         static_cast<long long>(call.launch.workspace_bytes), static_cast<long long>(call.workspace_bytes));
   {
     py::gil_scoped_release release;
-    run(entry, values);
+    run(call);
   }
   Py_RETURN_NONE;
 }
@@ -127,11 +139,11 @@ void raise_current(const char* op) {
   }
 }
 
-void define(py::module_& m, const std::string& name, const KernelEntry* entry, _PyCFunctionFast function) {
+void define(py::module_& m, const std::string& name, const Operator* op, _PyCFunctionFast function) {
   auto* method =
       new PyMethodDef{strdup(name.c_str()), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)),
                       METH_FASTCALL, nullptr};  // lives as long as the module, which is never unloaded
-  const py::capsule self(entry);
+  const py::capsule self(op);
   m.attr(name.c_str()) = py::reinterpret_steal<py::object>(PyCFunction_New(method, self.ptr()));
 }
 

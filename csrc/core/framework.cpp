@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "calls.h"
+#include "check.h"
 #include "dlpack.h"
 
 namespace py = pybind11;
@@ -38,32 +39,30 @@ DType dtype_of(DLDataType t) {
   }
 }
 
-void check_rank(py::ssize_t ndim) {
-  if (ndim > kMaxDims)
-    throw py::value_error("a tensor has " + std::to_string(ndim) + " dimensions, at most 8 are accepted");
-}
-
 // DLPack's device types: 1 CPU, 2 CUDA and whoever goes by its name, 10 ROCm.
 bool is_here(int device_type) { return device == "cpu" ? device_type == 1 : device_type == 2 || device_type == 10; }
 
-[[noreturn]] void refuse_device() { throw py::value_error("a tensor is not on a " + device + " device"); }
+void check_place(const char* name, bool here, int64_t ndim) {
+  if (!here) fail(Error::value, "%s is not on a %s device", name, device.c_str());
+  if (ndim > kMaxDims)
+    fail(Error::value, "%s has %lld dimensions, at most %d are accepted", name, static_cast<long long>(ndim), kMaxDims);
+}
 
-void view_by_exchange(PyObject* object, Tensor* out) {
+void view_by_exchange(const char* name, PyObject* object, Tensor* out) {
   DLTensor t;
   if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) throw py::error_already_set();
-  if (!is_here(t.device.device_type)) refuse_device();
-  check_rank(t.ndim);
+  check_place(name, is_here(t.device.device_type), t.ndim);
   out->data = static_cast<char*>(t.data) + t.byte_offset;
   out->dtype = dtype_of(t.dtype);
   out->ndim = t.ndim;
   for (int i = 0; i < t.ndim; ++i) out->shape[i] = t.shape[i], out->stride[i] = t.strides[i];
 }
 
-void view_by_attributes(py::handle object, Tensor* out) {
-  if (std::string(py::str(object.attr("device").attr("type"))) != device) refuse_device();
+void view_by_attributes(const char* name, py::handle object, Tensor* out) {
   const py::tuple shape = object.attr("shape"), stride = object.attr("stride")();
   const py::object dtype = object.attr("dtype");
-  check_rank(static_cast<py::ssize_t>(shape.size()));
+  const bool here = std::string(py::str(object.attr("device").attr("type"))) == device;
+  check_place(name, here, static_cast<int64_t>(shape.size()));
   out->data = reinterpret_cast<void*>(object.attr("data_ptr")().cast<uintptr_t>());
   out->dtype = DType::none;
   for (const auto& known : known_dtypes)
@@ -73,40 +72,61 @@ void view_by_attributes(py::handle object, Tensor* out) {
     out->shape[i] = shape[i].cast<int64_t>(), out->stride[i] = stride[i].cast<int64_t>();
 }
 
-}  // namespace
-
-void view(PyObject* object, Tensor* out) {
-  *out = {};
-  out->ndim = -1;
-  if (object == Py_None) return;
-  if (!tensor_class) throw std::runtime_error("bind() has not been called");
-  if (!PyObject_TypeCheck(object, tensor_class))
-    throw py::type_error(std::string("expected a torch.Tensor or None, got ") + Py_TYPE(object)->tp_name);
-  if (exchange)
-    view_by_exchange(object, out);
-  else
-    view_by_attributes(object, out);
+// Python could not convert an argument: its words, and whose they are.
+[[noreturn]] void fail_as_python(const char* name) {
+  const Error kind = PyErr_ExceptionMatches(PyExc_TypeError) ? Error::type : Error::value;
+  const py::error_already_set error;
+  fail(kind, "%s: %s", name, std::string(py::str(error.value())).c_str());
 }
 
-void convert(char code, PyObject* object, Value* out) {
-  switch (code) {
-    case 'T': return view(object, &out->tensor);
-    case 'd':
-      out->number = PyFloat_AsDouble(object);
-      if (out->number == -1.0 && PyErr_Occurred()) throw py::error_already_set();
-      return;
-    case 's':
-      if (!PyUnicode_Check(object))
-        throw py::type_error(std::string("expected a str, got ") + Py_TYPE(object)->tp_name);
-      Py_ssize_t length;
-      out->text = PyUnicode_AsUTF8AndSize(object, &length);
-      if (!out->text) throw py::error_already_set();
-      if (std::strlen(out->text) != static_cast<size_t>(length)) throw py::value_error("a str holds a null character");
-      return;
-    default:
-      out->integer = PyLong_AsLongLong(object);
-      if (out->integer == -1 && PyErr_Occurred()) throw py::error_already_set();
+Text to_text(const char* name, PyObject* object) {
+  if (!PyUnicode_Check(object)) fail(Error::type, "%s is %s, expected a str", name, Py_TYPE(object)->tp_name);
+  Py_ssize_t length;
+  const Text text = PyUnicode_AsUTF8AndSize(object, &length);
+  if (!text) fail_as_python(name);
+  if (std::strlen(text) != static_cast<size_t>(length)) fail(Error::value, "%s holds a null character", name);
+  return text;
+}
+
+double to_number(const char* name, PyObject* object) {
+  const double number = PyFloat_AsDouble(object);
+  if (number == -1.0 && PyErr_Occurred()) fail_as_python(name);
+  return number;
+}
+
+}  // namespace
+
+int64_t to_integer(const char* name, PyObject* object) {
+  const int64_t integer = PyLong_AsLongLong(object);
+  if (integer == -1 && PyErr_Occurred()) fail_as_python(name);
+  return integer;
+}
+
+void view(const char* name, PyObject* object, Tensor* out) {
+  if (object == Py_None) {
+    *out = kAbsent;
+    return;
   }
+  if (!tensor_class) throw std::runtime_error("bind() has not been called");
+  if (!PyObject_TypeCheck(object, tensor_class))
+    fail(Error::type, "%s is %s, expected a torch.Tensor", name, Py_TYPE(object)->tp_name);
+  if (exchange)
+    view_by_exchange(name, object, out);
+  else
+    view_by_attributes(name, object, out);
+}
+
+void convert(const char* name, const Field& field, PyObject* object, void* place) {
+  switch (field.type->code) {
+    case 'd': *static_cast<double*>(place) = to_number(name, object); return;
+    case 'i': *static_cast<int64_t*>(place) = to_integer(name, object); return;
+    case 'b': *static_cast<bool*>(place) = to_integer(name, object) != 0; return;
+    case 's': *static_cast<Text*>(place) = to_text(name, object); return;
+  }
+  Tensor* const tensor = static_cast<Tensor*>(place);
+  view(name, object, tensor);
+  if (tensor->ndim < 0 && field.type->code != 'O') fail(Error::type, "%s is None, expected a tensor", name);
+  if (field.type->code == 'W') check_own_memory(name, *tensor);
 }
 
 // Null for a torch without one, and for one of another major version.

@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "tensor.h"
+#include "arguments.h"
 
 namespace sbhal {
 
@@ -20,10 +20,15 @@ extern Framework framework;
 // raise, how to get memory, and whether this process is a fork of one in which threads may have worked.
 void define_bind(pybind11::module_& m);
 
-// A view of a tensor, or of None; raises a Python exception for anything else.
-void view(PyObject* object, Tensor* out);
+constexpr Tensor kAbsent = {nullptr, DType::none, -1, {}, {}};
 
-// One argument by its letter in a signature.
-void convert(char code, PyObject* object, Value* out);
+// A view of a tensor, or of None, which is absent; anything else is refused by this name.
+void view(const char* name, PyObject* object, Tensor* out);
+
+// Writes an argument into its place among the others; what does not fit is refused by this name.
+void convert(const char* name, const Field& field, PyObject* object, void* place);
+
+// An integer, where the name says what it is.
+int64_t to_integer(const char* name, PyObject* object);
 
 }  // namespace sbhal

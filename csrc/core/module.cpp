@@ -13,15 +13,10 @@ namespace py = pybind11;
 namespace sbhal {
 namespace {
 
-void run_kernel(const KernelEntry* entry, Value* values) { entry->launch(values); }
+void run(Call& call) { call.entry->launch(call.arguments, call.planned, call.launch); }
 
-void run_unlocked(const KernelEntry* entry, Value* values) {
-  py::gil_scoped_release release;
-  entry->launch(values);
-}
-
-PyObject* launch(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count) {
-  return call_launch(entry, objects, count, run_kernel);
+PyObject* launch(const Operator& op, PyObject* const* objects, Py_ssize_t count) {
+  return call_launch(op, objects, count, run);
 }
 
 // Small workspaces share one tensor, which one call at a time may hold.
@@ -50,46 +45,49 @@ class Claim {
 };
 
 // Work too small to be worth waking threads for; starting and joining them costs as much as some 10 us of work.
-bool small(const char* signature, const Value* values) {
+bool small(const Call& call) {
   int64_t elements = 0;
-  for (int i = 0; signature[i]; ++i) {
-    if (signature[i] != 'T' || values[i].tensor.ndim < 0) continue;
+  for (int i = 0; i < call.fields->count; ++i) {
+    const Tensor* const tensor = call.tensor(i);
+    if (!tensor || tensor->ndim < 0) continue;
     int64_t count = 1;
-    for (int d = 0; d < values[i].tensor.ndim; ++d) count *= values[i].tensor.shape[d];
+    for (int d = 0; d < tensor->ndim; ++d) count *= tensor->shape[d];
     elements += count;
   }
   return elements < (1 << 16);
 }
 
-py::object allocate(int64_t bytes, Launch* view) {
+// At least as many bytes as the plan asked for, from the framework.
+py::object allocate(int64_t bytes, PythonCall* call) {
   py::object tensor = framework.allocate(bytes);
-  view_workspace(tensor.ptr(), view);
-  if (view->workspace_bytes < bytes - kAlignment) throw std::bad_alloc();
+  call->take_workspace(tensor.ptr());
+  if (call->launch.workspace_bytes < call->workspace_bytes) throw std::bad_alloc();
   return tensor;
 }
 
 // Plan, workspace and launch in one call: what the dispatcher uses.
-PyObject* call_run(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count) {
-  Value values[kMaxArguments];
-  const Py_ssize_t at = convert_all(entry->launch_signature, objects, count, 2, values);
-  Launch& launch = values[at].launch;
-  convert_launch(objects[at], objects[at + 1], &launch);
-  const int64_t needed = entry->plan(values);
-  if (small(entry->launch_signature, values)) launch.num_threads = 1;
-  if (!needed) {
-    launch.workspace = nullptr, launch.workspace_bytes = 0;
-    run_unlocked(entry, values);
-    Py_RETURN_NONE;
-  }
-  const Claim claim(needed + kAlignment <= SharedWorkspace::kBytes ? shared_workspace : nullptr);
+PyObject* call_run(const Operator& op, PyObject* const* objects, Py_ssize_t count) {
+  const int all = op.fields.count;
+  PythonCall call(op, objects, count, all, 2);
+  call.take_launch(objects[all], objects[all + 1]);
+  call.plan();
+  if (small(call)) call.launch.num_threads = 1;
+  const int64_t wanted = call.workspace_bytes ? call.workspace_bytes + kAlignment : 0;
+  const Claim claim(wanted && wanted <= SharedWorkspace::kBytes ? shared_workspace : nullptr);
   py::object own;
   if (SharedWorkspace* const shared = claim.get()) {
-    if (!shared->tensor) shared->tensor = allocate(SharedWorkspace::kBytes, &shared->view);
-    launch.workspace = shared->view.workspace, launch.workspace_bytes = shared->view.workspace_bytes;
-  } else {
-    own = allocate(needed + kAlignment, &launch);
+    if (!shared->tensor) {
+      shared->tensor = allocate(SharedWorkspace::kBytes, &call);
+      shared->view = call.launch;
+    }
+    call.launch.workspace = shared->view.workspace, call.launch.workspace_bytes = shared->view.workspace_bytes;
+  } else if (wanted) {
+    own = allocate(wanted, &call);
   }
-  run_unlocked(entry, values);
+  {
+    py::gil_scoped_release release;
+    run(call);
+  }
   Py_RETURN_NONE;
 }
 
@@ -100,16 +98,19 @@ PYBIND11_MODULE(SBHAL_MODULE, m) {
   using namespace sbhal;
   shared_workspace = new SharedWorkspace;
   int used = 0;  // a backend may have kernels for fewer instruction sets
-  py::dict versions;
+  py::dict versions, signatures;
   for (const auto& item : best_kernels(chosen_isa())) {
     const KernelEntry* entry = item.second;
     if (entry->isa > used) used = entry->isa;
+    const auto* op = new Operator(entry);  // lives as long as the module, which is never unloaded
     versions[entry->op] = entry->version;
-    define(m, item.first + "_plan", entry, entry_point<call_plan>);
-    define(m, item.first, entry, entry_point<launch>);
-    define(m, item.first + "_run", entry, entry_point<call_run>);
+    signatures[entry->op] = op->signature();
+    define(m, item.first + "_plan", op, entry_point<call_plan>);
+    define(m, item.first, op, entry_point<launch>);
+    define(m, item.first + "_run", op, entry_point<call_run>);
   }
   m.attr("OP_VERSION") = versions;
+  m.attr("OP_SIGNATURE") = signatures;
   m.attr("isa") = isa_name(used);
   m.attr("isa_detected") = isa_name(detected_isa());
   define_bind(m);

@@ -26,27 +26,18 @@ struct Launch {
   int num_threads;
 };
 
-constexpr int kMaxArguments = 48;  // of one operator, outputs and launch included
-
-// One argument as the module hands it over; the kernel's typed signature says which member is set.
-struct Value {
-  Tensor tensor;
-  double number;
-  int64_t integer;
-  const char* text;
-  Launch launch;
-};
-
-// One operator compiled for one instruction set. Signatures hold one letter an argument:
-// T tensor, d double, i integer, b bool, s string, L launch (workspace, stream, num_threads).
+// One operator compiled for one instruction set.
 struct KernelEntry {
   const char* op;
   int32_t version;
   int32_t isa;
-  const char* plan_signature;
-  int64_t (*plan)(const Value*);  // workspace bytes; throws, and touches no tensor data
-  const char* launch_signature;
-  void (*launch)(const Value*);
+  const char* arguments;  // the text of their struct, see core/arguments.h
+  // Reads arguments without outputs, writes what the launch needs to know of them, and returns the bytes of workspace
+  // that it wants; throws, and touches no tensor's data.
+  int64_t (*plan)(const void* arguments, void* planned);
+  void (*launch)(const void* arguments, const void* planned, const Launch&);
 };
+
+constexpr int kMaxPlanned = 1024;  // bytes
 
 }  // namespace sbhal

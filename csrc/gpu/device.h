@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/tensor.h"
+#include "core/arguments.h"
 #include "properties.h"
 
 namespace sbhal {
@@ -20,6 +20,6 @@ int driver_version();
 
 bool is_simulated();
 
-void run_on_device(const KernelEntry* entry, Value* values);
+void run_on_device(Call& call);
 
 }  // namespace sbhal

@@ -54,11 +54,11 @@ bool is_simulated() {
 #endif
 }
 
-void run_on_device(const KernelEntry* entry, Value* values) {
+void run_on_device(Call& call) {
 #ifdef SBHAL_SIMT
-  simt::run_staged(entry, values);
+  simt::run_staged(call);
 #else
-  entry->launch(values);
+  call.entry->launch(call.arguments, call.planned, call.launch);
 #endif
 }
 

@@ -12,8 +12,8 @@ namespace py = pybind11;
 namespace sbhal {
 namespace {
 
-PyObject* launch(const KernelEntry* entry, PyObject* const* objects, Py_ssize_t count) {
-  return call_launch(entry, objects, count, run_on_device);
+PyObject* launch(const Operator& op, PyObject* const* objects, Py_ssize_t count) {
+  return call_launch(op, objects, count, run_on_device);
 }
 
 py::dict describe(int index) {
@@ -34,16 +34,18 @@ py::dict describe(int index) {
 
 PYBIND11_MODULE(SBHAL_MODULE, m) {
   using namespace sbhal;
-  py::dict versions;
+  py::dict versions, signatures;
   for (auto p = __start_sbhal_kernels; p != __stop_sbhal_kernels; ++p) {
     const KernelEntry* entry = *p;
-    const std::string op = entry->op;
     if (versions.contains(entry->op)) refuse_second_kernel(entry->op);
     versions[entry->op] = entry->version;
-    define(m, op + "_plan", entry, entry_point<call_plan>);
-    define(m, op, entry, entry_point<launch>);
+    const auto* op = new Operator(entry);  // lives as long as the module, which is never unloaded
+    signatures[entry->op] = op->signature();
+    define(m, std::string(entry->op) + "_plan", op, entry_point<call_plan>);
+    define(m, entry->op, op, entry_point<launch>);
   }
   m.attr("OP_VERSION") = versions;
+  m.attr("OP_SIGNATURE") = signatures;
   m.attr("simulated") = is_simulated();
   m.def("problem", &device_problem, "Why no device can be used, empty if one can.");
   m.def("device_count", &device_count);

@@ -77,12 +77,13 @@ inline Sizes check_backward(const Tensor& q, const Tensor& k, const Tensor& v, c
   return s;
 }
 
-inline Sizes check_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-                        const Tensor& slots) {
-  const Sizes s = check_heads(q, k, v, g, 1);
+SBHAL_ARGUMENTS(GatedLinearAttentionStep, Tensor q, k, v, g; InPlace state; Optional slots; double scale; Output o;)
+
+inline Sizes check_step(const GatedLinearAttentionStep& a) {
+  const Sizes s = check_heads(a.q, a.k, a.v, a.g, 1);
+  const Tensor &state = a.state, &slots = a.slots;
   expect_shape("state", state, defined(slots) && state.ndim > 0 ? state.shape[0] : s.batch, s.heads, s.K, s.V);
   check_dtype("state", state, DType::f32);
-  check_own_memory("state", state);
   if (state.shape[3] > 1 && state.stride[3] != 1)  // a copy would be updated instead
     fail(Error::value, "state is written in place and has innermost stride %lld, expected 1",
          static_cast<long long>(state.stride[3]));

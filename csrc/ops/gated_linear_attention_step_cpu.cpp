@@ -21,12 +21,21 @@ Layout layout(const Sizes& s, const Tiling& columns, bool convert) {
   return at;
 }
 
-int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-             const Tensor& slots, double) {
-  const Sizes s = check_step(q, k, v, g, state, slots);
-  const Tiling columns = tile(s.V, s.group, s.batch * s.heads);
-  const int64_t scratch = slots_of(s, columns) * layout(s, columns, q.dtype != DType::f32).total * 4;
-  return scratch + (defined(slots) ? ceil_div(state.shape[0], 8) : 0);
+struct StepPlan {
+  Sizes size;
+  Tiling columns;
+  Layout at;
+  int64_t scratch, workspace_bytes;  // what all tasks' slices take, and with the slots that have been seen
+};
+
+StepPlan plan(const GatedLinearAttentionStep& a) {
+  StepPlan p = {};
+  p.size = check_step(a);
+  p.columns = tile(p.size.V, p.size.group, p.size.batch * p.size.heads);
+  p.at = layout(p.size, p.columns, a.q.dtype != DType::f32);
+  p.scratch = slots_of(p.size, p.columns) * p.at.total * 4;
+  p.workspace_bytes = p.scratch + (defined(a.slots) ? ceil_div(a.state.shape[0], 8) : 0);
+  return p;
 }
 
 // Every slot is -1 or names a state of its own. `seen` has a bit for every state.
@@ -82,31 +91,29 @@ struct Step {
   }
 };
 
-void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-            const Tensor& slots, double scale, const Tensor& o, const Launch& launch) {
-  const Sizes s = check_step(q, k, v, g, state, slots);
-  const Tiling columns = tile(s.V, s.group, s.batch * s.heads);
-  const Layout at = layout(s, columns, q.dtype != DType::f32);
+void launch(const GatedLinearAttentionStep& a, const StepPlan& plan, const Launch& launch) {
+  const Sizes& s = plan.size;
+  const Tiling& columns = plan.columns;
+  if (defined(a.slots))
+    check_slots(a.slots, a.state.shape[0], reinterpret_cast<uint8_t*>(launch.workspace + plan.scratch));
   float* workspace = reinterpret_cast<float*>(launch.workspace);
-  if (defined(slots))
-    check_slots(slots, state.shape[0], reinterpret_cast<uint8_t*>(workspace + slots_of(s, columns) * at.total));
   const Step step = {s,
                      columns,
-                     at,
-                     with_time(q),
-                     with_time(k),
-                     with_time(v),
-                     with_time(g),
-                     with_time(o),
-                     state,
-                     static_cast<float>(scale)};
+                     plan.at,
+                     with_time(a.q),
+                     with_time(a.k),
+                     with_time(a.v),
+                     with_time(a.g),
+                     with_time(a.o),
+                     a.state,
+                     static_cast<float>(a.scale)};
   const int threads = static_cast<int>(min<int64_t>(launch.num_threads, slots_of(s, columns)));
   parallel_for(s.batch * s.heads * columns.parts, threads, [&](int64_t index, int thread) {
     const int64_t part = index % columns.parts, head = index / columns.parts % s.heads;
     const int64_t b = index / columns.parts / s.heads;
-    const int64_t slot = defined(slots) ? index_at(slots, b) : b;
+    const int64_t slot = defined(a.slots) ? index_at(a.slots, b) : b;
     if (slot < 0) return step.skip(b, head, columns.first(part), columns.count(part));
-    step.run(b, slot, head, columns.first(part), columns.count(part), workspace + thread * at.total);
+    step.run(b, slot, head, columns.first(part), columns.count(part), workspace + thread * plan.at.total);
   });
 }
 
@@ -114,4 +121,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(gated_linear_attention_step_, 1, plan, launch)
+SBHAL_KERNEL(gated_linear_attention_step_, 1, GatedLinearAttentionStep)

@@ -30,26 +30,26 @@ template <class T> __global__ void __launch_bounds__(kTokenThreads) step_kernel(
   }
 }
 
-int64_t plan(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-             const Tensor& slots, double) {
-  check_step(q, k, v, g, state, slots);
-  return 0;
-}
+struct StepPlan {
+  Sizes size;
+  int64_t workspace_bytes;
+};
 
-void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& state,
-            const Tensor& slots, double scale, const Tensor& o, const Launch& launch) {
-  const Sizes s = check_step(q, k, v, g, state, slots);
-  const Step step = {with_time(q),
-                     with_time(k),
-                     with_time(v),
-                     with_time(g),
-                     state,
-                     slots,
-                     with_time(o),
+StepPlan plan(const GatedLinearAttentionStep& a) { return {check_step(a), 0}; }
+
+void launch(const GatedLinearAttentionStep& a, const StepPlan& plan, const Launch& launch) {
+  const Sizes& s = plan.size;
+  const Step step = {with_time(a.q),
+                     with_time(a.k),
+                     with_time(a.v),
+                     with_time(a.g),
+                     a.state,
+                     a.slots,
+                     with_time(a.o),
                      s,
-                     static_cast<float>(scale),
-                     rows_aligned(state, sizeof(float))};
-  with_float(q.dtype, [&](auto* type) {
+                     static_cast<float>(a.scale),
+                     rows_aligned(a.state, sizeof(float))};
+  with_float(a.q.dtype, [&](auto* type) {
     launch_kernel("gated_linear_attention_step_", step_kernel<typename ElementOf<decltype(type)>::type>,
                   s.batch * s.heads * ceil_div(s.V, kTokenColumns), kTokenThreads, launch, step);
   });
@@ -59,4 +59,4 @@ void launch(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, 
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(gated_linear_attention_step_, 1, plan, launch)
+SBHAL_KERNEL(gated_linear_attention_step_, 1, GatedLinearAttentionStep)

@@ -13,6 +13,8 @@ inline Rows activation_rows(const Tensor& x) {
   return rows_of("x", x);
 }
 
+constexpr const char* kMeanDtypes[] = {"float32", "input"};
+
 struct Threshold {
   float k, low, high;
   bool rounds_mean;  // to the dtype of x
@@ -22,11 +24,26 @@ inline Threshold threshold_rule(double k, double vth_min, double vth_max, const 
   if (!(k >= 1e-30)) fail(Error::value, "k is %g, expected a positive number", k);
   if (!(vth_min >= 1e-38) || !(vth_max >= vth_min))
     fail(Error::value, "vth_min is %g and vth_max %g, expected 1e-38 <= vth_min <= vth_max", vth_min, vth_max);
-  if (!equal(mean_dtype, "float32") && !equal(mean_dtype, "input"))
-    fail(Error::value, "mean_dtype is '%s', expected 'float32' or 'input'", mean_dtype);
-  return {static_cast<float>(k), static_cast<float>(vth_min), static_cast<float>(vth_max), equal(mean_dtype, "input")};
+  const bool rounds_mean = choice("mean_dtype", mean_dtype, kMeanDtypes) == 1;
+  return {static_cast<float>(k), static_cast<float>(vth_min), static_cast<float>(vth_max), rounds_mean};
 }
-inline Threshold threshold_rule(double k) { return threshold_rule(k, 1e-5, 1e4, "float32"); }
+
+SBHAL_ARGUMENTS(SpikeEncode, Tensor x; double k, vth_min, vth_max; Text mean_dtype; Output counts, v_threshold;)
+SBHAL_ARGUMENTS(SpikeQuantize, Tensor x; double k; Output y;)
+
+// What a launch of either needs to know of its arguments.
+struct Encoding {
+  Rows rows;
+  Threshold rule;
+  int64_t workspace_bytes;
+};
+
+inline Encoding plan(const SpikeQuantize& a) {
+  return {activation_rows(a.x), threshold_rule(a.k, 1e-5, 1e4, "float32"), 0};
+}
+inline Encoding plan(const SpikeEncode& a) {
+  return {activation_rows(a.x), threshold_rule(a.k, a.vth_min, a.vth_max, a.mean_dtype), 0};
+}
 
 // From the mean of |x| over a row of T. NaN where the row holds one; an infinite mean is clamped like any other.
 template <class T> SBHAL_INLINE float threshold_of(float mean, const Threshold& rule) {

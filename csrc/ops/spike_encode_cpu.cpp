@@ -5,12 +5,6 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-int64_t plan(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype) {
-  activation_rows(x);
-  threshold_rule(k, vth_min, vth_max, mean_dtype);
-  return 0;
-}
-
 typedef int16_t vs __attribute__((vector_size(2 * kLanes), may_alias));
 typedef int16_t vs_unaligned __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
@@ -30,20 +24,18 @@ template <class T> void encode_row(const T* x, int64_t width, float threshold, i
   }
 }
 
-void launch(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype, const Tensor& counts,
-            const Tensor& v_threshold, const Launch& launch) {
-  const Rows rows = activation_rows(x);
-  const Threshold rule = threshold_rule(k, vth_min, vth_max, mean_dtype);
+void launch(const SpikeEncode& a, const Encoding& encoding, const Launch& launch) {
+  const Rows rows = encoding.rows;
   const bool around_cache = rows.count * rows.width * static_cast<int64_t>(sizeof(int16_t)) > kStreamBytes;
-  with_float(x.dtype, [&](auto* type) {
+  with_float(a.x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     parallel_for(ceil_div(rows.count, kRowsPerTask), launch.num_threads, [&](int64_t task, int) {
       const int64_t end = min(rows.count, (task + 1) * kRowsPerTask);
       for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-        const T* data = static_cast<const T*>(x.data) + row * rows.stride;
-        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), rule);
-        static_cast<float*>(v_threshold.data)[row] = threshold;
-        encode_row(data, rows.width, threshold, static_cast<int16_t*>(counts.data) + row * rows.width, around_cache);
+        const T* data = static_cast<const T*>(a.x.data) + row * rows.stride;
+        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), encoding.rule);
+        static_cast<float*>(a.v_threshold.data)[row] = threshold;
+        encode_row(data, rows.width, threshold, static_cast<int16_t*>(a.counts.data) + row * rows.width, around_cache);
       }
       stream_fence();
     });
@@ -54,4 +46,4 @@ void launch(const Tensor& x, double k, double vth_min, double vth_max, const cha
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(spike_encode, 1, plan, launch)
+SBHAL_KERNEL(spike_encode, 1, SpikeEncode)

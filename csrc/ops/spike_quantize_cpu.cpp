@@ -5,12 +5,6 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-int64_t plan(const Tensor& x, double k) {
-  activation_rows(x);
-  threshold_rule(k);
-  return 0;
-}
-
 template <class T> void quantize_row(const T* x, int64_t width, float threshold, T* y, bool around_cache) {
   const vf t = set(threshold);
   for (int64_t i = 0; i < width; i += kLanes) {
@@ -22,18 +16,17 @@ template <class T> void quantize_row(const T* x, int64_t width, float threshold,
   }
 }
 
-void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
-  const Rows rows = activation_rows(x);
-  const Threshold rule = threshold_rule(k);
-  with_float(x.dtype, [&](auto* type) {
+void launch(const SpikeQuantize& a, const Encoding& encoding, const Launch& launch) {
+  const Rows rows = encoding.rows;
+  with_float(a.x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     const bool around_cache = rows.count * rows.width * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
     parallel_for(ceil_div(rows.count, kRowsPerTask), launch.num_threads, [&](int64_t task, int) {
       const int64_t end = min(rows.count, (task + 1) * kRowsPerTask);
       for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-        const T* data = static_cast<const T*>(x.data) + row * rows.stride;
-        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), rule);
-        quantize_row(data, rows.width, threshold, static_cast<T*>(y.data) + row * rows.width, around_cache);
+        const T* data = static_cast<const T*>(a.x.data) + row * rows.stride;
+        const float threshold = threshold_of<T>(mean_magnitude(data, rows.width), encoding.rule);
+        quantize_row(data, rows.width, threshold, static_cast<T*>(a.y.data) + row * rows.width, around_cache);
       }
       stream_fence();
     });
@@ -44,4 +37,4 @@ void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(spike_quantize, 1, plan, launch)
+SBHAL_KERNEL(spike_quantize, 1, SpikeQuantize)

@@ -5,22 +5,15 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
-int64_t plan(const Tensor& x, double k) {
-  activation_rows(x);
-  threshold_rule(k);
-  return 0;
-}
-
 template <class T> struct Quantum {
   using type = T;
   SBHAL_INLINE static T of(float x, float threshold) { return from_float<T>(to_count(x / threshold) * threshold); }
 };
 
-void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
-  const Rows rows = activation_rows(x);
-  with_float(x.dtype, [&](auto* type) {
+void launch(const SpikeQuantize& a, const Encoding& encoding, const Launch& launch) {
+  with_float(a.x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
-    code<Quantum<T>, T>("spike_quantize", x, rows, threshold_rule(k), y, nullptr, launch);
+    code<Quantum<T>, T>("spike_quantize", a.x, encoding.rows, encoding.rule, a.y, nullptr, launch);
   });
 }
 
@@ -28,4 +21,4 @@ void launch(const Tensor& x, double k, const Tensor& y, const Launch& launch) {
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(spike_quantize, 1, plan, launch)
+SBHAL_KERNEL(spike_quantize, 1, SpikeQuantize)

@@ -14,9 +14,7 @@ namespace simt {
 namespace {
 
 using sbhal::DType;
-using sbhal::Launch;
 using sbhal::Tensor;
-using sbhal::Value;
 
 size_t size_of(DType dtype) {
   switch (dtype) {
@@ -74,18 +72,18 @@ struct Copy {
   }
 };
 
-thread_local Call* current = nullptr;
+thread_local Staged* current = nullptr;
 
 }  // namespace
 
 // The staged arguments of one call. What its first grid finds is what the host has by then; what a grid changed is
 // brought back when it ends, so that memory is open only while grids run.
-class Call {
+class Staged {
  public:
-  Call(const char* signature, Value* values, int64_t workspace_bytes);
-  ~Call();
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
+  explicit Staged(sbhal::Call& call);
+  ~Staged();
+  Staged(const Staged&) = delete;
+  Staged& operator=(const Staged&) = delete;
 
   void open();  // all of it, or none where memory is short
   void close() noexcept;
@@ -105,32 +103,31 @@ class Call {
 
   std::vector<Argument> arguments_;  // by address, once they are staged
   std::deque<Copy> copies_;
-  Launch* launch_ = nullptr;
-  Launch given_ = {};
+  sbhal::Launch* const launch_;
+  const sbhal::Launch given_;
   std::optional<Region> workspace_;
   bool filled_ = false;
   char damage_[64];
 };
 
-Call::Call(const char* signature, Value* values, int64_t workspace_bytes) {
-  for (int i = 0; signature[i]; ++i) {
-    Tensor& t = values[i].tensor;
-    if (signature[i] == 'L') launch_ = &values[i].launch;
-    if (signature[i] == 'T' && t.ndim >= 0 && t.data)
-      arguments_.push_back({&t, static_cast<char*>(t.data), extent_of(t), i + 1, nullptr});
+Staged::Staged(sbhal::Call& call) : launch_(&call.launch), given_(call.launch) {
+  for (int i = 0; i < call.fields->count; ++i) {
+    Tensor* const t = call.tensor(i);
+    if (t && t->ndim >= 0 && t->data)
+      arguments_.push_back({t, static_cast<char*>(t->data), extent_of(*t), i + 1, nullptr});
   }
   stage_tensors();
-  if (launch_) stage_workspace(workspace_bytes);
+  stage_workspace(call.workspace_bytes);
   current = this;
 }
 
-Call::~Call() {
+Staged::~Staged() {
   current = nullptr;
   for (const Argument& argument : arguments_) argument.tensor->data = argument.data;
-  if (launch_) *launch_ = given_;
+  *launch_ = given_;
 }
 
-void Call::stage_tensors() {
+void Staged::stage_tensors() {
   std::sort(arguments_.begin(), arguments_.end(),
             [](const Argument& a, const Argument& b) { return a.extent.begin < b.extent.begin; });
   for (size_t first = 0, end; first < arguments_.size(); first = end) {
@@ -150,15 +147,14 @@ void Call::stage_tensors() {
 }
 
 // As many bytes as the plan asked for.
-void Call::stage_workspace(int64_t bytes) {
-  given_ = *launch_;
+void Staged::stage_workspace(int64_t bytes) {
   if (!given_.workspace) return;
   if (bytes) workspace_.emplace(bytes, 256, 0);
   launch_->workspace = bytes ? workspace_->data() : nowhere();
   launch_->workspace_bytes = bytes;
 }
 
-void Call::open() {
+void Staged::open() {
   try {
     for (Copy& copy : copies_) copy.device.open();
     if (workspace_) workspace_->open();
@@ -170,7 +166,7 @@ void Call::open() {
   filled_ = true;
 }
 
-void Call::fill() {
+void Staged::fill() {
   for (Copy& copy : copies_) {
     copy.device.guard();
     copy.bring_in();
@@ -180,12 +176,12 @@ void Call::fill() {
   std::memset(workspace_->data(), 0xff, workspace_->bytes());  // NaN
 }
 
-void Call::close() noexcept {
+void Staged::close() noexcept {
   for (Copy& copy : copies_) copy.device.close();
   if (workspace_) workspace_->close();
 }
 
-const char* Call::bring_back() {
+const char* Staged::bring_back() {
   for (const Copy& copy : copies_) copy.bring_back();
   for (const Argument& argument : arguments_) {
     if (!argument.copy || argument.copy->device.intact()) continue;
@@ -195,12 +191,11 @@ const char* Call::bring_back() {
   return workspace_ && !workspace_->intact() ? "memory beside the workspace was written" : nullptr;
 }
 
-void run_staged(const sbhal::KernelEntry* entry, Value* values) {
-  const int64_t workspace_bytes = entry->plan(values);
-  const Call call(entry->launch_signature, values, workspace_bytes);
-  for (int i = 0; entry->launch_signature[i]; ++i)
-    if (entry->launch_signature[i] == 'L') set_threads(values[i].launch.num_threads);
-  entry->launch(values);
+void run_staged(sbhal::Call& call) {
+  const Staged staged(call);
+  call.entry->plan(call.arguments, call.planned);  // again: what it keeps may hold addresses
+  set_threads(call.launch.num_threads);
+  call.entry->launch(call.arguments, call.planned, call.launch);
 }
 
 OpenMemory::OpenMemory() : call_(current) {

@@ -1,14 +1,14 @@
 // Device memory apart from the host's: tensors are copied into it for a call, only kernels can touch it, and what they
 // changed is copied back.
 #pragma once
-#include "core/tensor.h"
+#include "core/arguments.h"
 
 namespace [[gnu::visibility("hidden")]] simt {
 
-class Call;
+class Staged;
 
-// Runs a planned launch on device memory.
-void run_staged(const sbhal::KernelEntry* entry, sbhal::Value* values);
+// Runs a planned call on device memory.
+void run_staged(sbhal::Call& call);
 
 // Lets kernels touch the memory of the call that this OS thread is in, as long as a grid runs.
 class OpenMemory {
@@ -19,7 +19,7 @@ class OpenMemory {
   const char* finish();
 
  private:
-  Call* const call_;
+  Staged* const call_;
 };
 
 }  // namespace simt

@@ -310,9 +310,16 @@ const Case kCases[] = {
 
 const Case* chosen;
 
-int64_t plan(const Tensor&) { return 40; }
+SBHAL_ARGUMENTS(Planted, Tensor x; Output y;)
 
-void launch(const Tensor& x, const Tensor& y, const Launch& launch) {
+struct Plan {
+  int64_t workspace_bytes;
+};
+
+Plan plan(const Planted&) { return {40}; }
+
+void launch(const Planted& a, const Plan&, const Launch& launch) {
+  const Tensor &x = a.x, &y = a.y;
   if (!std::strcmp(chosen->name, "host_read"))
     std::printf("the host reads %g\n", static_cast<double>(*static_cast<float*>(x.data)));  // <host_read>
   else if (!std::strcmp(chosen->name, "workspace_bounds"))
@@ -333,19 +340,16 @@ bool run(const Case& item) {
   chosen = &item;
   std::vector<float> x(item.inputs), y(item.outputs, 0.f), workspace(256);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
-  Value values[3] = {};
-  values[0].tensor = tensor(x), values[1].tensor = tensor(y);
+  Planted arguments = {tensor(x), {tensor(y)}};
   const auto address = (reinterpret_cast<uintptr_t>(workspace.data()) + 255) / 256 * 256;
-  values[2].launch = {reinterpret_cast<char*>(address), 256, 0, 2};
-  const KernelEntry entry = {"planted",
-                             1,
-                             0,
-                             Thunk<decltype(&plan), plan>::signature,
-                             Thunk<decltype(&plan), plan>::call,
-                             Thunk<decltype(&launch), &SBHAL_ISA::launch>::signature,
-                             Thunk<decltype(&launch), &SBHAL_ISA::launch>::call};
+  using Taken = Thunks<Planted>;
+  const KernelEntry entry = {"planted", 1, 0, Taken::arguments, Taken::call_plan, Taken::call_launch};
+  const Fields fields = fields_of(entry.arguments);
+  Plan planned;
+  Call call = {&entry, &fields, &arguments, &planned, 0, {reinterpret_cast<char*>(address), 256, 0, 2}};
   try {
-    simt::run_staged(&entry, values);
+    call.workspace_bytes = entry.plan(&arguments, &planned);
+    simt::run_staged(call);
   } catch (const KernelError& error) {
     std::printf("error: %s\n", error.what());
     return false;

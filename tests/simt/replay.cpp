@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "core/arguments.h"
 #include "core/error.h"
-#include "core/tensor.h"
 #include "simt/memory.h"
 
 extern "C" {
@@ -37,10 +37,10 @@ DType dtype_of(const std::string& name) {
   throw std::runtime_error("unknown dtype " + name);
 }
 
-// A recorded call; it owns what the values point to.
-class Call {
+// A recorded call; it owns what the arguments point to.
+class Recorded {
  public:
-  explicit Call(std::ifstream& file) : file_(file) {}
+  explicit Recorded(std::ifstream& file) : file_(file) {}
 
   // False at the end of the file.
   bool read() {
@@ -48,19 +48,19 @@ class Call {
     int count;
     if (!(file_ >> word)) return false;
     if (word != "call" || !(file_ >> op_ >> count)) throw std::runtime_error("not a file of calls");
-    for (values_.resize(count + 1); count > 0; --count) read_argument(values_[values_.size() - 1 - count]);
+    entry_ = find(op_);
+    fields_ = fields_of(entry_->arguments);
+    if (fields_.count != count) throw std::runtime_error("recorded with other arguments than the kernel has");
+    for (int i = 0; i < count; ++i) read_argument(fields_.at[i]);
     return true;
   }
   const std::string& op() const { return op_; }
 
   void run() {
-    const KernelEntry* entry = find(op_);
-    if (std::strlen(entry->launch_signature) != values_.size())
-      throw std::runtime_error("recorded with other arguments than the kernel has");
-    const int64_t needed = entry->plan(values_.data());
-    Launch& launch = values_.back().launch;
-    launch = {needed ? allocate(needed) : nullptr, needed, 0, 2};
-    simt::run_staged(entry, values_.data());
+    Call call = {entry_, &fields_, arguments_, planned_, 0, {}};
+    call.workspace_bytes = entry_->plan(arguments_, planned_);
+    call.launch = {call.workspace_bytes ? allocate(call.workspace_bytes) : nullptr, call.workspace_bytes, 0, 2};
+    simt::run_staged(call);
   }
 
  private:
@@ -70,19 +70,23 @@ class Call {
     return p + (256 - reinterpret_cast<uintptr_t>(p) % 256) % 256;
   }
 
-  void read_argument(Value& value) {
+  void read_argument(const Field& field) {
+    char* const place = arguments_ + field.offset;
     std::string kind, text;
     file_ >> kind;
-    if (kind == "T") return read_tensor(value.tensor);
+    if (kind == "T") return read_tensor(*reinterpret_cast<Tensor*>(place));
     file_.get();
     std::getline(file_, text);
-    if (kind == "s") {
-      texts_.push_back(text);
-      value.text = texts_.back().c_str();
-    } else {  // an integer may stand where a kernel takes a number
-      value.number = std::strtod(text.c_str(), nullptr);
-      value.integer = std::strtoll(text.c_str(), nullptr, 10);
+    switch (field.type->code) {
+      case 's':
+        texts_.push_back(text);
+        *reinterpret_cast<Text*>(place) = texts_.back().c_str();
+        return;
+      case 'd': *reinterpret_cast<double*>(place) = std::strtod(text.c_str(), nullptr); return;
+      case 'i': *reinterpret_cast<int64_t*>(place) = std::strtoll(text.c_str(), nullptr, 10); return;
+      case 'b': *reinterpret_cast<bool*>(place) = text == "1"; return;
     }
+    throw std::runtime_error("recorded a value where the kernel takes a tensor");
   }
 
   void read_tensor(Tensor& t) {
@@ -106,7 +110,10 @@ class Call {
 
   std::ifstream& file_;
   std::string op_;
-  std::vector<Value> values_;
+  const KernelEntry* entry_ = nullptr;
+  Fields fields_ = {};
+  alignas(64) char arguments_[kMaxArgumentBytes];
+  alignas(64) char planned_[kMaxPlanned];
   std::deque<std::vector<char>> buffers_;
   std::deque<std::string> texts_;
 };
@@ -116,7 +123,7 @@ bool replay(const char* path) {
   if (!file) throw std::runtime_error("cannot be read");
   bool good = true;
   for (int calls = 0;; ++calls) {
-    Call call(file);
+    Recorded call(file);
     if (!call.read()) return good && calls > 0;
     std::printf("%s: ", call.op().c_str());
     std::fflush(stdout);  // before a detector's report, or a crash

@@ -9,7 +9,7 @@ import torch
 import spikingbrain_hal as hal
 from spikingbrain_hal import dispatch, ops
 from spikingbrain_hal.errors import BackendUnavailable
-from spikingbrain_hal.gpu import _without_code, device_backend, torch_vendor
+from spikingbrain_hal.gpu import X86_64_V3, _without_code, device_backend, torch_vendor
 from spikingbrain_hal.selection import installed_backends, register_backend, unregister_backend
 from spikingbrain_hal.testing import python_backend
 
@@ -60,9 +60,9 @@ def test_a_device_that_the_build_has_no_code_for_is_a_reason(monkeypatch):
 
 def test_a_processor_without_the_instructions_is_a_reason(monkeypatch):
     monkeypatch.setattr("spikingbrain_hal.gpu.machine", lambda: "x86_64")
-    monkeypatch.setattr("spikingbrain_hal.gpu.Path.read_text", lambda path: "flags : sse2 avx f16c")
+    monkeypatch.setattr("spikingbrain_hal.gpu.Path.read_text", lambda path: f"flags : {' '.join(X86_64_V3[:-2])} sse2")
     problem = installed_backends()["sim"].backend.probe()
-    assert problem == "simulated devices need a processor with avx2, bmi2, fma"
+    assert problem == f"simulated devices need a processor with {', '.join(X86_64_V3[-2:])}"
 
 
 def test_an_unknown_wavefront_is_a_reason(monkeypatch):

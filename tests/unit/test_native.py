@@ -11,6 +11,9 @@ import torch
 import spikingbrain_hal as hal
 from checkout import ROOT
 from spikingbrain_hal import ops
+from spikingbrain_hal.native import _ERRORS as native_errors
+from spikingbrain_hal.plugin import load_kernels, signature_of
+from spikingbrain_hal.registry import OPERATORS
 from spikingbrain_hal.selection import load
 
 native = pytest.importorskip("spikingbrain_hal.backends.cpu._native")
@@ -110,11 +113,12 @@ def cpu_kernel(name):
     ("args", "error", "words"),
     [
         ((), TypeError, "spike_encode: takes 5 arguments, got 0"),
-        ((3, 3.0, 1e-5, 1e4, "float32"), TypeError, "spike_encode: expected a torch.Tensor or None, got int"),
-        ((torch.zeros(2, 2), "a", 1e-5, 1e4, "float32"), TypeError, "spike_encode: .*real number"),
-        ((torch.zeros(2, 2), 3.0, 1e-5, 1e4, 7), TypeError, "spike_encode: .*str"),
+        ((3, 3.0, 1e-5, 1e4, "float32"), TypeError, "spike_encode: x is int, expected a torch.Tensor"),
+        ((torch.zeros(2, 2), "a", 1e-5, 1e4, "float32"), TypeError, "spike_encode: k: must be real number, not str"),
+        ((torch.zeros(2, 2), 3.0, 1e-5, 1e4, 7), TypeError, "spike_encode: mean_dtype is int, expected a str"),
         ((torch.zeros(2, 2, device="meta"), 3.0, 1e-5, 1e4, "float32"), (ValueError, BufferError, RuntimeError), ""),
-        ((torch.zeros([1] * 9), 3.0, 1e-5, 1e4, "float32"), ValueError, "9 dimensions, at most 8"),
+        ((torch.zeros([1] * 9), 3.0, 1e-5, 1e4, "float32"), ValueError, "spike_encode: x has 9 dimensions, at most 8"),
+        ((None, 3.0, 1e-5, 1e4, "float32"), TypeError, "spike_encode: x is None, expected a tensor"),
     ],
 )
 def test_the_bridge_refuses_what_it_cannot_read(args, error, words):
@@ -132,36 +136,95 @@ def test_a_short_workspace_is_refused():
         pytest.skip("this kernel needs no workspace")
     with pytest.raises(ValueError, match="workspace holds"):
         kernel.launch(*args, o, state, torch.empty(1, dtype=torch.uint8), 0, 1)
-    with pytest.raises(ValueError, match="num_threads must be at least 1"):
+    with pytest.raises(ValueError, match="num_threads is 0, expected 1 to"):
         kernel.launch(*args, o, state, torch.empty(size, dtype=torch.uint8), 0, 0)
     assert (o == 7).all()
     assert (state == 7).all()
 
 
+def compile_kernel(source, folder):
+    """Whether a kernel's source compiles, and what the compiler says."""
+    (folder / "odd.cpp").write_text(f'#include "core/kernel.h"\nnamespace sbhal::SBHAL_ISA {{ namespace {{\n{source}\n')
+    command = ["c++", "-std=c++17", "-fsyntax-only", "-DSBHAL_ISA=none", "-DSBHAL_ISA_LEVEL=0", f"-I{ROOT / 'csrc'}"]
+    done = subprocess.run([*command, folder / "odd.cpp"], capture_output=True, text=True)
+    return done.returncode == 0, done.stderr
+
+
+MANY = ", ".join(f"x{i}" for i in range(49))
+
+
 @pytest.mark.parametrize(
-    ("plan", "launch", "fits"),
+    ("fields", "fits"),
     [
-        ("const Tensor&, const char*", "const Tensor&, const char*, const Tensor&, const Launch&", True),
-        ("const Tensor&", "const Tensor&, const Launch&", True),
-        ("const char*, const Tensor&", "const Tensor&, const char*, const Tensor&, const Launch&", False),
-        ("const Tensor&, double", "const Tensor&, int64_t, const Tensor&, const Launch&", False),
-        ("const Tensor&, const char*", "const Tensor&, const Tensor&, const Launch&", False),
-        ("const Tensor&", "const Tensor&, const Tensor&", False),
+        ("Tensor x; Optional y; InPlace z; double a, b; int64_t n; bool c; Text d; Output o;", True),
+        ("Tensor x;  // the first\n bool a, /* odd */ b; double c;", True),
+        (f"Tensor {MANY.removesuffix(', x48')};", True),
+        (f"Tensor {MANY};", False),
+        ("double a; Tensor x;", False),
+        ("Output o; double a;", False),
+        ("float a;", False),
+        ("double a[2];", False),
+        ("const Tensor& x;", False),
+        ("Tensor *x;", False),
     ],
 )
-def test_a_launch_that_does_not_follow_its_plan_does_not_compile(plan, launch, fits, tmp_path):
-    """Both are given the same arguments, so another order would read one that is not there."""
+def test_arguments_are_what_the_module_can_convert(fields, fits, tmp_path):
+    compiled, words = compile_kernel(f"SBHAL_ARGUMENTS(Odd, {fields}) }} }}", tmp_path)
+    assert compiled == fits, words
+    assert fits or "Odd: Tensor, Optional, InPlace; then double, int64_t, bool, Text; then Output; at most 48" in words
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("struct Plan { int64_t workspace_bytes; };", ""),
+        ("struct Plan { char much[1025]; int64_t workspace_bytes; };", "a plan is plain data of few bytes"),
+        ("struct Plan { int64_t workspace_bytes; ~Plan() {} };", "a plan is plain data of few bytes"),
+        ("struct Plan { int64_t bytes; };", "workspace_bytes"),
+    ],
+)
+def test_a_plan_is_plain_data(plan, words, tmp_path):
     source = f"""
-    #include "core/kernel.h"
-    namespace sbhal::SBHAL_ISA {{ namespace {{
-    int64_t plan({plan}) {{ return 0; }}
-    void launch({launch}) {{}}
+    SBHAL_ARGUMENTS(Odd, Tensor x; Output y;)
+    {plan}
+    Plan plan(const Odd&) {{ return {{}}; }}
+    void launch(const Odd&, const Plan&, const Launch&) {{}}
     }} }}
-    SBHAL_KERNEL(odd, 1, plan, launch)
+    SBHAL_KERNEL(odd, 1, Odd)
     """
-    (tmp_path / "odd.cpp").write_text(source)
-    command = ["c++", "-std=c++17", "-fsyntax-only", "-DSBHAL_ISA=none", "-DSBHAL_ISA_LEVEL=0", f"-I{ROOT / 'csrc'}"]
-    done = subprocess.run([*command, tmp_path / "odd.cpp"], capture_output=True, text=True)
-    assert (done.returncode == 0) == fits, done.stderr
-    if not fits:
-        assert "odd: launch takes what plan takes, then the outputs, then const Launch&" in done.stderr
+    compiled, found = compile_kernel(source, tmp_path)
+    assert compiled == (not words), found
+    assert words in found
+
+
+def test_modules_name_their_arguments_as_the_declarations_do():
+    named = {name: s for name, s in native.OP_SIGNATURE.items() if ":" in s}
+    assert named["gated_linear_attention_step_"] == "q:T k:T v:T g:T state:W slots:O scale:d o:R"
+    assert named == {name: signature_of(OPERATORS[name]) for name in named}
+
+
+@pytest.mark.parametrize(
+    ("op", "old", "new", "words"),
+    [
+        ("spike_encode", "vth_min:d vth_max:d", "vth_max:d vth_min:d", "argument 3 of spike_encode is vth_max:d"),
+        ("spike_encode", " v_threshold:R", "", "argument 7 of spike_encode is nothing, where .* has v_threshold:R"),
+        ("gated_linear_attention_step_", "state:W", "state:T", "argument 5 of .*_step_ is state:T, .* has state:W"),
+        ("lif_scan", "O O O O d", "O O O d d", "argument 4 of lif_scan is d, where the declaration has O"),
+    ],
+)
+def test_a_kernel_with_other_arguments_is_not_loaded(op, old, new, words):
+    kernel = cpu_kernel(op)
+    assert kernel.signature.count(old) == 1
+    wrong = kernel._replace(signature=kernel.signature.replace(old, new))
+    backend = hal.Backend("odd", "test", "cpu", lambda: None, lambda: {op: wrong}, lambda: None, simulated=True)
+    with pytest.raises(hal.BackendUnavailable, match=f"backend 'odd' is not available: it does not load: .*{words}"):
+        load_kernels(backend)
+
+
+def test_binding_that_fails_changes_nothing():
+    dtypes = {"float32": torch.float32, "float128": torch.float64}
+    before = native.uses_exchange_table()
+    with pytest.raises(IndexError):
+        native.bind("cuda", int, dtypes, False, native_errors, torch.empty, False)
+    assert native.uses_exchange_table() == before
+    assert cpu_kernel("spike_encode").plan(torch.ones(2, 3), 3.0, 1e-5, 1e4, "float32") == 0

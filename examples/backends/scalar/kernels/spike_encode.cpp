@@ -1,4 +1,4 @@
-// spike_encode: a threshold for each row, then the row as counts of it. The operator's own header checks the arguments.
+// spike_encode: a threshold for each row, then the row as counts of it. The operator's own header has its plan.
 #include "ops/spike_encode.h"
 
 #include <cmath>
@@ -11,12 +11,6 @@ namespace SBHAL_ISA {
 namespace {
 
 constexpr float kMostCounts = 32767.0f;
-
-int64_t plan(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype) {
-  activation_rows(x);
-  threshold_rule(k, vth_min, vth_max, mean_dtype);
-  return 0;
-}
 
 template <class T> float row_threshold(const T* x, int64_t width, const Threshold& rule) {
   double sum = 0;
@@ -34,17 +28,15 @@ template <class T> void encode_row(const T* x, int64_t width, float threshold, i
   }
 }
 
-void launch(const Tensor& x, double k, double vth_min, double vth_max, const char* mean_dtype, const Tensor& counts,
-            const Tensor& v_threshold, const Launch& launch) {
-  const Rows rows = activation_rows(x);
-  const Threshold rule = threshold_rule(k, vth_min, vth_max, mean_dtype);
-  with_float(x.dtype, [&](auto* type) {
+void launch(const SpikeEncode& a, const Encoding& encoding, const Launch& launch) {
+  const Rows rows = encoding.rows;
+  with_float(a.x.dtype, [&](auto* type) {
     using T = typename ElementOf<decltype(type)>::type;
     parallel_for(rows.count, launch.num_threads, [&](int64_t row, int) {
-      const T* data = static_cast<const T*>(x.data) + row * rows.stride;
-      const float threshold = row_threshold(data, rows.width, rule);
-      static_cast<float*>(v_threshold.data)[row] = threshold;
-      encode_row(data, rows.width, threshold, static_cast<int16_t*>(counts.data) + row * rows.width);
+      const T* data = static_cast<const T*>(a.x.data) + row * rows.stride;
+      const float threshold = row_threshold(data, rows.width, encoding.rule);
+      static_cast<float*>(a.v_threshold.data)[row] = threshold;
+      encode_row(data, rows.width, threshold, static_cast<int16_t*>(a.counts.data) + row * rows.width);
     });
   });
 }
@@ -53,4 +45,4 @@ void launch(const Tensor& x, double k, double vth_min, double vth_max, const cha
 }  // namespace SBHAL_ISA
 }  // namespace sbhal
 
-SBHAL_KERNEL(spike_encode, 1, plan, launch)
+SBHAL_KERNEL(spike_encode, 1, SpikeEncode)
