@@ -15,7 +15,7 @@ SANITIZE := $(OUT)/sanitize
 OLD_TRANSFORMERS := $(OUT)/transformers-4.55.0
 NEW_TRANSFORMERS := $(OUT)/transformers-5.24.0
 OLD_TORCH := $(OUT)/torch-2.6
-DISPATCH_TESTS := tests/unit/test_arguments.py tests/unit/test_dispatch.py tests/unit/test_spec.py \
+DISPATCH_TESTS := tests/calls/test_arguments.py tests/calls/test_dispatch.py tests/declare/test_spec.py \
   $(wildcard tests/unit/test_native*.py tests/unit/test_selection*.py)
 TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_*.py
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -54,12 +54,12 @@ check: $(VENV)/.dev  ## format, lint, types, generated pages, layering
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	git ls-files '*.h' '*.cpp' '*.hip' | xargs $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/python -m spikingbrain_hal.docs --check
-	$(BIN)/python -m spikingbrain_hal.conformance.mustpass --check
-	$(BIN)/python -m pytest -q tests/unit/test_layering.py tests/unit/test_docs.py
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m spikingbrain_hal.conformance.verdict.mustpass --check
+	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_docs.py
 
 docs: $(VENV)/.installed  ## write docs/ops.md and the type stub of the operators from their declarations
-	$(BIN)/python -m spikingbrain_hal.docs
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev  ## measure speed beside PyTorch
 	$(BIN)/python -m bench.calls
@@ -100,11 +100,11 @@ vendor: $(VENV)/.dev  ## backends in packages of their own: the examples pass, a
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/vendor/check.py --out $(OUT)/vendor
 
 calibration: $(VENV)/.dev  ## every planted bug and correct variant at 20 seeds, all checks; hours
-	$(BIN)/sbhal calibrate --seeds 20 --out $(OUT)/calibration
+	$(BIN)/python -m calibration --seeds 20 --out $(OUT)/calibration
 
 fuzz: $(VENV)/.dev  ## 100,000 random calls on the CPU and on a simulated device; about an hour
-	$(BIN)/python -m spikingbrain_hal.conformance.fuzz --backend cpu --seed $(SBHAL_SEED) --examples 100000
-	$(BIN)/python -m spikingbrain_hal.conformance.fuzz --backend sim --seed $(SBHAL_SEED) --examples 100000
+	$(BIN)/python -m spikingbrain_hal.conformance.run.fuzz --backend cpu --seed $(SBHAL_SEED) --examples 100000
+	$(BIN)/python -m spikingbrain_hal.conformance.run.fuzz --backend sim --seed $(SBHAL_SEED) --examples 100000
 
 nightly:  ## everything that draws, at a new seed, the long runs and the oldest torch too; hours
 	@seed=$$(shuf -n 1 -i 1-2147483647); echo "one of these again: make TARGET SBHAL_SEED=$$seed"; \
@@ -117,7 +117,7 @@ sanitize: $(SANITIZE)/.installed  ## quick conformance and the kernel tests unde
 	export $(SANITIZED); \
 	$(SANITIZE)/venv/bin/sbhal conformance --backend cpu --profile quick --no-bench --out $(SANITIZE)/report; \
 	$(SANITIZE)/venv/bin/sbhal conformance --backend sim --wave 32 --profile quick --out $(SANITIZE)/report-sim; \
-	$(SANITIZE)/venv/bin/python -m pytest -q tests/unit/test_native.py tests/unit/test_dispatch.py
+	$(SANITIZE)/venv/bin/python -m pytest -q tests/backend/test_native.py tests/calls/test_dispatch.py
 
 clean:  ## remove everything that make has made
 	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -17,7 +17,7 @@ import torch
 import spikingbrain_hal
 from bench.timing import per_call
 from spikingbrain_hal import ops
-from spikingbrain_hal.registry import OPERATORS
+from spikingbrain_hal.declare.registry import OPERATORS
 
 LIBRARY = torch.library.Library("sbhal_empty", "DEF")
 

@@ -1,10 +1,11 @@
 """A hardware-abstraction layer for spiking and linear-attention models."""
 
-from . import forks, ops
-from .backend import Backend, DeviceProperties, Kernel
-from .dispatch import stats
+from . import ops
+from .backend import forks
+from .backend.backend import Backend, DeviceProperties, Kernel
+from .calls.dispatch import stats
+from .calls.selection import installed_backends, register_backend, unregister_backend, use_backend
 from .errors import BackendUnavailable, DeviceError, UnsupportedOp
-from .selection import installed_backends, register_backend, unregister_backend, use_backend
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,7 @@
 import sys
 
 if sys.argv[1:] == ["--cmakedir"]:
-    from .native import cmake_dir
+    from .backend.native import cmake_dir
 
     print(cmake_dir())
 else:

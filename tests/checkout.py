@@ -48,7 +48,7 @@ def project_files() -> list[Path]:
 def copy_project(target: Path, kernels: str = "spike_encode") -> Path:
     """Copies the project, with the kernels of one operator only so that it builds in seconds; all for ``""``."""
     for name in project_files():
-        if name.parent == Path("csrc/ops") and name.suffix != ".h" and not name.name.startswith(kernels):
+        if name.is_relative_to("csrc/ops") and name.suffix != ".h" and not name.name.startswith(kernels):
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)

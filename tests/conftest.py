@@ -13,7 +13,7 @@ import torch
 
 from checkout import Environment, make_environment
 from seeds import SEED
-from spikingbrain_hal import selection
+from spikingbrain_hal.calls import selection
 
 hypothesis.core.global_force_seed = SEED  # what --hypothesis-seed sets
 hypothesis.settings.register_profile("no memory", database=None)  # of what failed before

@@ -3,7 +3,7 @@
 from importlib import import_module
 from importlib.util import find_spec
 
-from spikingbrain_hal.gpu import device_backend, simulated_backend
+from spikingbrain_hal.backend import device_backend, simulated_backend
 
 
 def _is_simulated() -> bool:

@@ -1,5 +1,5 @@
 """AMD GPUs, through ROCm."""
 
-from spikingbrain_hal.gpu import device_backend
+from spikingbrain_hal.backend import device_backend
 
 backend = device_backend(__package__, "rocm", "AMD")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from spikingbrain_hal.gpu import simulated_backend
+from spikingbrain_hal.backend import simulated_backend
 
 WAVEFRONTS = ("32", "64")
 

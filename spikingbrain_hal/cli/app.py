@@ -2,7 +2,6 @@
 
 import typer
 
-from .calibrate import calibrate_suite
 from .conformance import conformance
 from .doctor import doctor
 from .generate import generate
@@ -22,5 +21,4 @@ app = typer.Typer(
 )
 for command in (conformance, doctor, generate, inspect, new_backend, ops, pack, spikes):
     app.command()(command)
-app.command("calibrate")(calibrate_suite)
 app.add_typer(report, name="report")

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..calls.selection import use_backend
 from ..checkpoint.folder import read_object
-from ..selection import use_backend
 
 ModelArgument = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on the Hugging Face hub.")]
 BackendOption = Annotated[str | None, typer.Option(help="This backend or an error; the device's own if absent.")]

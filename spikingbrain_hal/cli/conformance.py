@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..conformance import report
-from ..conformance.journal import NAME, Journal
-from ..conformance.levels import LEVELS
-from ..conformance.runner import Unavailable
-from ..conformance.settings import CASE_TIMEOUT, Settings, default_jobs, default_memory
-from ..conformance.suite import Options, conduct
-from ..conformance.waivers import File
+from ..conformance.run.journal import NAME, Journal
+from ..conformance.run.runner import Unavailable
+from ..conformance.run.settings import CASE_TIMEOUT, Settings, default_jobs, default_memory
+from ..conformance.run.suite import Options, conduct
+from ..conformance.verdict.levels import LEVELS
+from ..conformance.verdict.waivers import File
 from .progress import progress
 from .refusals import finite
 from .summary import print_summary

@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__
-from ..backend import Backend, DeviceProperties
+from ..backend.backend import Backend, DeviceProperties
+from ..backend.plugin import Unusable, blaming, undeclared, usable
+from ..calls.selection import Active, current, installed_backends, load
+from ..declare.registry import OPERATORS
 from ..errors import BackendUnavailable
-from ..plugin import Unusable, blaming, undeclared, usable
-from ..registry import OPERATORS
-from ..selection import Active, current, installed_backends, load
 
 OPENMP = re.compile(r"(/\S*/lib(?:gomp|omp|iomp5)(?:-\w+)?\.so\S*)")
 

@@ -9,15 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from .checkpoint import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
-    ModelArgument,
-    open_checkpoint,
-    read_text,
-    select,
-)
+from .checkpoint import BackendOption, DeviceOption, DtypeOption, ModelArgument, open_checkpoint, read_text, select
 from .refusals import finite, refusals
 
 

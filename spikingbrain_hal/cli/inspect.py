@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..calls.selection import current
 from ..checkpoint import Stored
 from ..checkpoint.tensors import NAMES
-from ..selection import current
 from .checkpoint import BackendOption, ModelArgument, select
 from .doctor import served_by
 from .refusals import refusals

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import __version__
-from ..dispatch import DEVICE_TYPES
-from ..registry import OPERATORS
-from ..selection import REFERENCE, installed_backends
+from ..calls.dispatch import DEVICE_TYPES
+from ..calls.selection import REFERENCE, installed_backends
+from ..declare.registry import OPERATORS
 
 INSTALL = "python -m pip install --no-build-isolation -e ."
 NATIVE = "scikit-build-core pybind11 cmake ninja"
@@ -30,7 +30,7 @@ class Style:
         device_types: Of the tensors that they may take; the first if none is chosen.
         needs: What building needs beside spikingbrain-hal.
         alias: The built-in backend whose alias header the package starts with.
-        torch_for: Whose devices the torch of such devices sees, as :func:`spikingbrain_hal.gpu.torch_vendor` says it.
+        torch_for: Whose devices the torch of such devices sees, as :func:`~spikingbrain_hal.backend.torch_vendor` says.
     """
 
     device_types: tuple[str, ...]

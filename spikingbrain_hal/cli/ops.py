@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from ..plugin import Unusable, undeclared, usable
-from ..registry import OPERATORS
-from ..selection import installed_backends, load
+from ..backend.plugin import Unusable, undeclared, usable
+from ..calls.selection import installed_backends, load
+from ..declare.registry import OPERATORS
 from .doctor import end_with
 
 

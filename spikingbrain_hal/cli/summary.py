@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ..conformance.record import Report, first_line
 from ..conformance.report.claim import claim
+from ..conformance.verdict.record import Report, first_line
 from .refusals import plain
 
 FAILURES_SHOWN = 10

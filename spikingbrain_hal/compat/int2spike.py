@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.spike_collapse import spike_collapse
-from ..ops.spike_expand import spike_expand
+from ..ops.spike_coding.spike_collapse import spike_collapse
+from ..ops.spike_coding.spike_expand import spike_expand
 
 MOST = 32767  # int16
 

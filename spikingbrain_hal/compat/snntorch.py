@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.lif_scan import lif_scan
+from ..ops.neurons.lif_scan import lif_scan
 
 DTYPES = (torch.float32, torch.float64)
 RESETS = {"_base_sub": "soft", "_base_zero": "hard", "_base_int": "none"}

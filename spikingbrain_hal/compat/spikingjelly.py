@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.lif_scan import lif_scan
+from ..ops.neurons.lif_scan import lif_scan
 
 NODES = ("IFNode", "LIFNode", "ParametricLIFNode")
 PATCHED = ("multi_step_forward", "multi_step_functional_forward")

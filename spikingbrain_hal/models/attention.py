@@ -19,8 +19,8 @@ from ..nn import (
     turn,
 )
 from ..nn.state import writable
-from ..ops.attention import attention
-from ..ops.gated_linear_attention import gated_linear_attention
+from ..ops.attention.attention import attention
+from ..ops.linear_attention.gated_linear_attention import gated_linear_attention
 from .cache import AttentionState
 from .configuration import GLAswaConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..ops.spike_linear import GROUP_SIZES
+from ..ops.linear.spike_linear import GROUP_SIZES
 
 SMALLEST = {
     "vocab_size": 1,

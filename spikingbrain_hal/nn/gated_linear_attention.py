@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.gated_linear_attention import gated_linear_attention
-from ..ops.gated_linear_attention_step_ import gated_linear_attention_step_
+from ..ops.linear_attention.gated_linear_attention import gated_linear_attention
+from ..ops.linear_attention.gated_linear_attention_step_ import gated_linear_attention_step_
 from .config import SpikingBrainConfig
 from .heads import GroupedHeads
 from .layout import Layout

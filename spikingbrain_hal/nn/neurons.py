@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.lif_scan import lif_scan
+from ..ops.neurons.lif_scan import lif_scan
 
 
 class Neuron(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.attention import attention
+from ..ops.attention.attention import attention
 from .layout import Layout
 from .state import writable
 

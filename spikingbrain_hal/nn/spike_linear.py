@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..ops.spike_encode import spike_encode
-from ..ops.spike_linear import GROUP_SIZES, reference, spike_linear
+from ..ops.linear.spike_linear import GROUP_SIZES, reference, spike_linear
+from ..ops.spike_coding.spike_encode import spike_encode
 
 LARGEST_CODE = 512
 

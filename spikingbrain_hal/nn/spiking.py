@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.spike_quantize import spike_quantize
+from ..ops.spike_coding.spike_quantize import spike_quantize
 from .config import SpikingBrainConfig
 
 

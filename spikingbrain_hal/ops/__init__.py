@@ -1,9 +1,13 @@
-"""The operators. Every module in this folder declares one and holds a function of the same name."""
+"""The operators: this folder publishes the function of every operator that a module in one of its families declares."""
 
+import sys
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
-__all__ = []
-for _module in iter_modules(__path__):
-    globals()[_module.name] = getattr(import_module(f"{__name__}.{_module.name}"), _module.name)
-    __all__.append(_module.name)
+from ..declare.registry import OPERATORS
+
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
+__all__ = [_spec.name for _spec in OPERATORS.values() if _spec.forward is None]
+for _name in __all__:
+    globals()[_name] = getattr(sys.modules[OPERATORS[_name].reference.__module__], _name)

@@ -16,7 +16,7 @@ import torch
 from ..checkpoint import CheckpointError
 from ..checkpoint.beside import beside_weights
 from ..checkpoint.folder import CONFIG, INDEX
-from ..ops.spike_linear import GROUP_SIZES
+from ..ops.linear.spike_linear import GROUP_SIZES
 from .manifest import FORMAT_VERSION, MANIFEST, UNFINISHED, Manifest, publish, read_shard, write_atomically
 from .shard import Part, ShardWriter, divide, part_bytes, source_bytes
 from .source import PROJECTIONS, PackingError, Source, open_source

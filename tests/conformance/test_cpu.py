@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from spikingbrain_hal import use_backend
-from spikingbrain_hal.conformance.case import Item, plan
-from spikingbrain_hal.conformance.record import Status
-from spikingbrain_hal.conformance.target import open_target
-from spikingbrain_hal.conformance.worker import Session
+from spikingbrain_hal.conformance.run.case import Item, plan
+from spikingbrain_hal.conformance.run.target import open_target
+from spikingbrain_hal.conformance.run.worker import Session
+from spikingbrain_hal.conformance.verdict.record import Status
 
 BACKEND = os.environ.get("SBHAL_TEST_BACKEND", "cpu")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from record import record
 
-from spikingbrain_hal.registry import OPERATORS
+from spikingbrain_hal.declare.registry import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = {
@@ -51,7 +51,7 @@ def build(device: str, out: Path, jobs: int) -> Path:
     """The driver for one device. The executor and the host's code are not instrumented: the GPU threads are."""
     folder = out / device
     folder.mkdir(parents=True, exist_ok=True)
-    kernels = [(path, ["-fsanitize=thread"]) for path in sorted((ROOT / "csrc/ops").glob("*_gpu.hip"))]
+    kernels = [(path, ["-fsanitize=thread"]) for path in sorted((ROOT / "csrc/ops").glob("*/*_gpu.hip"))]
     host = [*(ROOT / "csrc/simt").glob("*.cpp"), ROOT / "csrc/core/check.cpp", ROOT / "tests/simt/replay.cpp"]
     sources = kernels + [(path, ["-DSBHAL_SIMT_TSAN=1"]) for path in host]
     with ThreadPoolExecutor(jobs) as pool:

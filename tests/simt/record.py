@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from spikingbrain_hal.registry import OPERATORS
-from spikingbrain_hal.spec import OpSpec
+from spikingbrain_hal.declare.registry import OPERATORS
+from spikingbrain_hal.declare.spec import OpSpec
 from spikingbrain_hal.testing import io_dtypes, make_inputs, poison
 
 

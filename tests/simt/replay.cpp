@@ -2,7 +2,7 @@
 // format is described in record.py. Prints an operator and what became of it for each call; exits with 1 after an
 // error.
 //
-// Link it with kernels (csrc/ops/*_gpu.hip compiled as C++), csrc/core/check.cpp and csrc/simt.
+// Link it with kernels (csrc/ops/*/*_gpu.hip compiled as C++), csrc/core/check.cpp and csrc/simt.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

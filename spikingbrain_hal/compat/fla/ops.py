@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops.gated_linear_attention import gated_linear_attention
+from ...ops.linear_attention.gated_linear_attention import gated_linear_attention
 from ..layout import LayoutWitness
 from ..signatures import Arguments, absent, adapted, refuse
 

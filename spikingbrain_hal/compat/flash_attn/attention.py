@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import UnsupportedOp
-from ...ops.attention import attention
+from ...ops.attention.attention import attention
 from ..signatures import refuse
 
 Window = tuple[int | None, int | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops.attention import attention
+from ...ops.attention.attention import attention
 from ..rotary import apply_rotary
 from ..signatures import refuse
 from .attention import Window, visible_keys

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...axes import pair_axes
-from ...registry import OPERATORS
-from ...spec import Case, OpSpec
-from ...testing import io_dtypes, make_inputs
-from ..judge import Judgement, judge
-from ..replay import REPLAYS
-from ..target import Opened, Target
-from ..truth import Named, each, reference_truth, truth
+from ...declare.axes import pair_axes
+from ...declare.inputs import io_dtypes, make_inputs
+from ...declare.registry import OPERATORS
+from ...declare.spec import Case, OpSpec
+from ..run.target import Opened, Target
+from ..verdict.judge import Judgement, judge
+from ..verdict.replay import REPLAYS
+from ..verdict.truth import Named, each, reference_truth, truth
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Check:
     Attributes:
         name: Short, in the case's id.
         promise: One sentence for the report.
-        level: Of the suite, see :data:`spikingbrain_hal.conformance.levels.LEVELS`.
+        level: Of the suite, see :data:`spikingbrain_hal.conformance.verdict.levels.LEVELS`.
         run: Tests it.
         applies: Whether a case can show it, by what the operator declares.
         every_dtype: Run at every dtype, else at the first.

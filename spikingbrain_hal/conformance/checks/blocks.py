@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor
 
-from ... import selection
+from ...calls import selection
 from ...nn import HybridBlock, SpikingBrainConfig
-from ..judge import Mismatch
-from ..target import Opened
+from ..run.target import Opened
+from ..verdict.judge import Mismatch
 from . import BackendContext, backend_check
 
 CONFIG = SpikingBrainConfig(hidden_size=64, query_heads=4, kv_heads=2, head_dim=16, mlp_size=96, window=9)

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...spec import Case, OpSpec
-from ...testing import io_dtypes
-from ..guard import SIDES, GuardedLaunch, Mapping, memory_beside
-from ..judge import Mismatch, require_same_bits
-from ..target import NotRun
-from ..truth import each
+from ...declare.inputs import io_dtypes
+from ...declare.spec import Case, OpSpec
+from ..run.guard import SIDES, GuardedLaunch, Mapping, memory_beside
+from ..run.target import NotRun
+from ..verdict.judge import Mismatch, require_same_bits
+from ..verdict.truth import each
 from . import Context, axes_of, check
 from .memory import call_in_place
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...registry import OPERATORS
-from ...spec import Case, OpSpec
-from ..judge import Judgement, judge, require_same_bits
-from ..truth import Named, truth
+from ...declare.registry import OPERATORS
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import Judgement, judge, require_same_bits
+from ..verdict.truth import Named, truth
 from . import Context, check, has_elements
 
 Values = Mapping[str, Any]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedOp
-from ..judge import Mismatch, require_same_bits
-from ..target import Opened
-from ..truth import Named, each
+from ..run.target import Opened
+from ..verdict.judge import Mismatch, require_same_bits
+from ..verdict.truth import Named, each
 from . import BackendContext, backend_check, served
 
 THREADS, CALLS = 4, 3

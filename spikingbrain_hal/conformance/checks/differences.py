@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ...spec import Case, OpSpec
-from ..judge import Judgement, Mismatch
-from ..truth import Named, in_float64, named_results
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import Judgement, Mismatch
+from ..verdict.truth import Named, in_float64, named_results
 from . import Context, check, has_elements
 
 STEP = 2.0**-20

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...declare.spec import NAMESPACE, OpSpec
 from ...errors import UnsupportedOp
-from ...spec import NAMESPACE, OpSpec
-from ..judge import Judgement, Mismatch, judge
-from ..target import Lied
-from ..truth import truth
+from ..run.target import Lied
+from ..verdict.judge import Judgement, Mismatch, judge
+from ..verdict.truth import truth
 from . import Context, check
 from .memory import call_in_place, laid_out
 
 if TYPE_CHECKING:
-    from ..strategies import Call
+    from ..run.strategies import Call
 
 SHAPES = 5
 SLACK = 3.0  # times what is allowed, as results have few elements
@@ -71,7 +71,7 @@ class _Search:
 def random_shapes(ctx: Context) -> Judgement:
     from hypothesis import strategies as st
 
-    from ..strategies import cases, run_examples
+    from ..run.strategies import cases, run_examples
 
     found, served, search, refused = Judgement(), 0, _Search(), UnsupportedOp("no call was drawn")
 
@@ -204,7 +204,7 @@ def _expect_typed(spec: OpSpec, call: Call, error: Exception, problem: str | Non
     parts=lambda spec, case: ("0",),
 )
 def arguments(ctx: Context) -> None:
-    from ..strategies import calls, run_examples
+    from ..run.strategies import calls, run_examples
 
     search = _Search()
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ...spec import Case, OpSpec
-from ..judge import Mismatch, require_same_bits
-from ..target import call_public
-from ..truth import Named, each
+from ...declare.spec import Case, OpSpec
+from ..run.target import call_public
+from ..verdict.judge import Mismatch, require_same_bits
+from ..verdict.truth import Named, each
 from . import Context, check, has_elements
 
 OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")

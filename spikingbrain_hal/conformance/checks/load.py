@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import selection
-from ...backend import DeviceProperties, Kernel
-from ...dispatch import DEVICE_TYPES
+from ...backend.backend import DeviceProperties, Kernel
+from ...calls import selection
+from ...calls.dispatch import DEVICE_TYPES
 from ...errors import BackendUnavailable
-from ..child import Children, Gone
-from ..judge import Mismatch
-from ..target import open_target
-from ..truth import each
+from ..run.child import Children, Gone
+from ..run.target import open_target
+from ..verdict.judge import Mismatch
+from ..verdict.truth import each
 from . import BackendContext, backend_check, served
 
 START_SECONDS = 100.0

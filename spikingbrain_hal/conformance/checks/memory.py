@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..judge import Judgement, require_same_bits
-from ..truth import Named, each
+from ..verdict.judge import Judgement, require_same_bits
+from ..verdict.truth import Named, each
 from . import Context, check
 
 THREADS = (1, 2, 3)

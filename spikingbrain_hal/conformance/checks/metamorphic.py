@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ...spec import Case, OpSpec
-from ..judge import FLOOR, UNIT_ROUNDOFF, WORKING_ROUNDOFF, Judgement, judge, require_same_bits
-from ..truth import Named, Truth, in_float64, sums_of_absolute_terms
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import FLOOR, UNIT_ROUNDOFF, WORKING_ROUNDOFF, Judgement, judge, require_same_bits
+from ..verdict.truth import Named, Truth, in_float64, sums_of_absolute_terms
 from . import Context, axes_of, check, has_elements
 
 Values = Mapping[str, Any]

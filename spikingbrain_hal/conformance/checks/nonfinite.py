@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops.lif_scan import SPEC as LIF
-from ...spec import Case, OpSpec
-from ...surrogates import SURROGATES
-from ..judge import Mismatch, compare_special_values
-from ..truth import Named, in_float64, named_results
+from ...declare.spec import Case, OpSpec
+from ...ops.neurons.lif_scan import SPEC as LIF
+from ...ops.neurons.surrogates import SURROGATES
+from ..verdict.judge import Mismatch, compare_special_values
+from ..verdict.truth import Named, in_float64, named_results
 from . import Context, check
 
 STEPS, NEURONS = 4, 16

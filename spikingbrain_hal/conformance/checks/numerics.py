@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ...backend import Numerics
-from ...spec import Case, OpSpec
-from ..judge import UNIT_ROUNDOFF, Judgement, Mismatch
-from ..truth import Named, in_float64, named_results, sums_of_absolute_terms
+from ...backend.backend import Numerics
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import UNIT_ROUNDOFF, Judgement, Mismatch
+from ..verdict.truth import Named, in_float64, named_results, sums_of_absolute_terms
 from . import Context, check, has_elements
 
 STORED_BITS = {True: 7, False: 10}  # by whether TF32 is declared: factors keep more than bfloat16, or more than TF32

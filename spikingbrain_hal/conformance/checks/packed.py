@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...spec import Case, OpSpec, Time
-from ...testing import poison
-from ..judge import Judgement, Mismatch, require_same_bits
-from ..truth import Named
+from ...declare.inputs import poison
+from ...declare.spec import Case, OpSpec, Time
+from ..verdict.judge import Judgement, Mismatch, require_same_bits
+from ..verdict.truth import Named
 from . import Context, axes_of, check, has_elements, slice_axis
 
 RESETS = ("-inf", "-1e4", "-1e30")

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...coding import bounds
+from ...declare.spec import Case, OpSpec
 from ...errors import StrideError, UnsupportedOp
-from ...spec import Case, OpSpec
-from ..judge import Mismatch
-from ..target import Launch
+from ...ops.spike_coding.coding import bounds
+from ..run.target import Launch
+from ..verdict.judge import Mismatch
 from . import Context, check
 
 REFUSALS = (ValueError, TypeError, UnsupportedOp)

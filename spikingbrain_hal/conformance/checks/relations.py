@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...spec import Case, OpSpec
-from ..judge import Judgement, require_same_bits
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import Judgement, require_same_bits
 from . import Context, check, has_elements, is_legal
 
 UNDERFLOW = 1e-30  # smaller results may have passed through numbers that doubling does not scale exactly

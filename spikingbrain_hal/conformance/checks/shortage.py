@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...registry import OPERATORS
-from ...spec import OpSpec
-from ...testing import make_inputs
-from ..judge import Mismatch, require_same_bits
-from ..target import Opened
-from ..truth import each
+from ...declare.inputs import make_inputs
+from ...declare.registry import OPERATORS
+from ...declare.spec import OpSpec
+from ..run.target import Opened
+from ..verdict.judge import Mismatch, require_same_bits
+from ..verdict.truth import each
 from . import BackendContext, axes_of, backend_check, has_elements
 
 HUGE_BYTES, MODEST_BYTES, SMALL_BYTES = 1 << 30, 1 << 17, 1 << 16

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...spec import Case, OpSpec
-from ..judge import Judgement, every, require_same_bits
-from ..truth import Named
+from ...declare.spec import Case, OpSpec
+from ..verdict.judge import Judgement, every, require_same_bits
+from ..verdict.truth import Named
 from . import Context, axes_of, check, has_elements, slice_axis
 
 CHUNKS = (1, 5, 16, 64)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from ...arguments import converted
+from ...declare.arguments import converted
+from ...declare.spec import Case, OpSpec
 from ...errors import UnsupportedOp
-from ...spec import Case, OpSpec
-from ..judge import Judgement, Mismatch
+from ..verdict.judge import Judgement, Mismatch
 from . import Context, check, has_elements, is_legal
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from ... import __version__
-from ...backend import Backend, Kernel
-from ...registry import OPERATORS
+from ...backend.backend import Backend, Kernel
+from ...declare.registry import OPERATORS
 from ..checks import BACKEND_CHECKS, CHECKS, promise_of
-from ..mustpass import OPERATOR_SET
+from ..verdict.mustpass import OPERATOR_SET
 from .elf import toolchain
 
 ENVIRONMENT = ("package", "torch", "torch_build", "python", "platform", "environment", "packages", "builds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from ..record import Report
+from ..verdict.record import Report
 from .claim import claim
 from .page import template
 

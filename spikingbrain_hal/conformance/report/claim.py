@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .. import levels
-from ..record import Report
+from ..verdict import levels
+from ..verdict.record import Report
 
 
 @dataclass(frozen=True)

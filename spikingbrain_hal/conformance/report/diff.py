@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..record import Record, Report, Status, Timing
+from ..verdict.record import Record, Report, Status, Timing
 
 FACTOR = 2.0
 NOT_COMPARED = ("started", "seconds", "command")  # two runs of the same thing differ in them

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..record import Record, Report, Status, first_line, group
+from ..verdict.record import Record, Report, Status, first_line, group
 from .about import ENVIRONMENT
 from .bundle import MANIFEST, TARBALL, manifest, pack
 from .claim import claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..record import Cell, Report, group
+from ..verdict.record import Cell, Report, group
 from .claim import claim
 from .page import by_column, template
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from ..judge import FLOOR, MAX_RATIO, RMS_RATIO, SCATTER, STATE_BOUND
-from ..levels import LEVELS
-from ..record import BROKEN, MOST_SHARE, Cell, Record, Report, Status, Timing, first_line, group
+from ..verdict.judge import FLOOR, MAX_RATIO, RMS_RATIO, SCATTER, STATE_BOUND
+from ..verdict.levels import LEVELS
+from ..verdict.record import BROKEN, MOST_SHARE, Cell, Record, Report, Status, Timing, first_line, group
 from .claim import claim
 
 COLUMNS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int16": "integer", "int8": "integer"}

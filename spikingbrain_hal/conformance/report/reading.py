@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...untrusted import parse_json, read_bytes
-from ..mustpass import OPERATOR_SET
-from ..record import FORMAT, Record, Report, Status, Timing
+from ..verdict.mustpass import OPERATOR_SET
+from ..verdict.record import FORMAT, Record, Report, Status, Timing
 from . import bundle, schema
 from .bundle import BundleError
 

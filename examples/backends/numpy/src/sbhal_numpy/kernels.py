@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from spikingbrain_hal import Kernel
-from spikingbrain_hal.registry import OPERATORS
+from spikingbrain_hal.declare.registry import OPERATORS
 
 EXPAND, COLLAPSE = OPERATORS["spike_expand"], OPERATORS["spike_collapse"]
 FARTHEST_BIT = 40  # a shift by 64 or more means nothing to NumPy, and all these bits are the sign

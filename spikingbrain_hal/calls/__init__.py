@@ -1,0 +1,1 @@
+"""Calls: from a public function through autograd and torch's dispatcher to the selected backend's kernel."""

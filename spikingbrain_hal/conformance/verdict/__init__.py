@@ -1,0 +1,1 @@
+"""Verdicts: the oracle, the rules of acceptance, records of cases and the levels they add up to."""

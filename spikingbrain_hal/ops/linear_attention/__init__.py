@@ -1,0 +1,1 @@
+"""Linear attention: recurrences over key-value memories."""

@@ -1,0 +1,1 @@
+"""Spike coding: activations to integer counts, counts to spike trains, and back."""
