@@ -33,9 +33,10 @@ def assert_matches(spec: OpSpec, args: Sequence[Any], outputs: Any) -> float:
 
     Raises:
         AssertionError: An output is outside tolerance; the message says which, where and by how much.
+        ValueError: The suite knows nothing of the operator.
     """
     from .conformance.verdict.judge import judge
-    from .conformance.verdict.truth import truth
+    from .conformance.verdict.oracle import truth
 
     results = outputs if isinstance(outputs, tuple) else (outputs,)
     named = dict(zip(spec.outputs, results, strict=True))

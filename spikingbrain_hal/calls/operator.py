@@ -29,7 +29,6 @@ def operator(
     rules: tuple[Rule, ...] = (),
     mutates: tuple[str, ...] = (),
     backward_version: int = 1,
-    backward_terms: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     **declaration: Any,
 ) -> OpSpec:
     """Declares an operator and registers it as ``torch.ops.sbhal.<name>``.
@@ -46,7 +45,6 @@ def operator(
         rules: What is wrong between arguments. That what ``mutates`` names has memory of its own is added.
         mutates: Inputs that are written in place.
         backward_version: Version of the backward operator.
-        backward_terms: Its ``terms``, see :class:`OpSpec`.
         declaration: The remaining fields of :class:`OpSpec`.
     """
     parameters = inspect.signature(reference, eval_str=True).parameters
@@ -67,10 +65,8 @@ def operator(
     )
     _register(spec)
     if differentiable and not spec.straight_through:
-        backward = _derive_backward(spec, backward_version)
-        backward.terms = backward_terms
-        spec.backward = backward
-        _register(backward)
+        spec.backward = _derive_backward(spec, backward_version)
+        _register(spec.backward)
     if differentiable:
         autograd.register(spec)
     return spec
@@ -106,8 +102,6 @@ def _derive_backward(spec: OpSpec, version: int) -> OpSpec:
         derived=spec.derived,
         rules=spec.rules,
         contents=spec.contents,
-        magnitude=(*spec.magnitude, *given),
-        linear=dict.fromkeys(outputs, tuple(given)),
         cases=spec.cases,
         bench=spec.bench,
         flops=_backward_flops(spec),

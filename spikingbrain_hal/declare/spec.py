@@ -1,8 +1,8 @@
 """The declaration of an operator: everything about it that is not a kernel derives from one of these.
 
-``operator(...)`` in ``spikingbrain_hal/ops/<op>.py`` takes a reference in plain PyTorch, axis names for every tensor
-and a few sizes to try. From that come the torch schema, the fake kernel, the output allocation, the argument errors,
-the backward operator, the conformance and benchmark cases and the row in ``docs/ops.md``.
+``operator(...)`` in ``spikingbrain_hal/ops/<family>/<op>.py`` takes a reference in plain PyTorch, axis names for every
+tensor and a few sizes to try. From that come the torch schema, the fake kernel, the output allocation, the argument
+errors, the backward operator, the conformance and benchmark cases and the row in ``docs/ops.md``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Input:
     Args:
         axes: Names of the axes in memory order, ``"B T H K"``; ``...`` stands for any number of axes and binds them
             as a group; alternatives are separated by ``|``; a number is an axis of exactly that size.
-        dtype: A key of :data:`spikingbrain_hal.declare.arguments.DTYPES`, the name of another input to share its dtype with,
-            or several joined by ``|``.
+        dtype: A key of :data:`spikingbrain_hal.declare.arguments.DTYPES`, the name of another input to share its dtype
+            with, or several joined by ``|``.
         fill: How cases fill it, a name in :data:`spikingbrain_hal.declare.fills.FILLS`.
         doc: What it is, for the generated page.
         packs: The axis that offsets or lengths divide; what lies behind the last of them is padding.
@@ -115,12 +115,9 @@ Rule = Callable[[Mapping[str, Any]], str | None]
 class OpSpec:
     """One declared operator. Build it with :func:`operator`.
 
-    Beside what its kernels need, it declares what is true of its results, which the conformance suite tests:
-    ``magnitude`` names the inputs whose absolute values give, through the reference, the sum of absolute terms that
-    errors are measured against; ``terms`` rewrites more of its arguments where a difference would hide terms, and gives
-    by an output's name what to add to that output's sum; ``linear`` maps an output to the inputs that it is jointly
-    linear in; ``equivalent`` pairs attribute settings that must give the same results. For the time of its benchmark
-    cases ``flops`` counts operations, a product and its sum being two; ``products`` names the inputs multiplied.
+    For the time of its benchmark cases ``flops`` counts operations, a product and its sum being two; ``products`` names
+    the inputs multiplied. What else is true of its results, which only the conformance suite tests, stands in
+    ``spikingbrain_hal/conformance/operators/<op>.py``.
     """
 
     name: str
@@ -138,10 +135,6 @@ class OpSpec:
     mutates: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
     time: Time | None = None
-    magnitude: tuple[str, ...] = ()
-    terms: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    linear: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    equivalent: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     cases: tuple[Case, ...] = ()
     bench: tuple[Case, ...] = ()
     flops: Callable[[Mapping[str, Any]], float] | None = None

@@ -1,4 +1,4 @@
-"""Follows docs/add-an-operator.md in a copy of the repository: four files, and the suite accepts the operator."""
+"""Follows docs/add-an-operator.md in a copy of the repository: five files, and the suite accepts the operator."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_guide_adds_an_operator(environment: Environment, tmp_path: Path) -> Non
         "csrc/ops/neurons/leaky_sum.h",
         "csrc/ops/neurons/leaky_sum_cpu.cpp",
         "csrc/ops/neurons/leaky_sum_gpu.hip",
+        "spikingbrain_hal/conformance/operators/leaky_sum.py",
         "spikingbrain_hal/ops/neurons/leaky_sum.py",
     ]
 

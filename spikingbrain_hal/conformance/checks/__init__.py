@@ -18,10 +18,11 @@ from ...declare.axes import pair_axes
 from ...declare.inputs import io_dtypes, make_inputs
 from ...declare.registry import OPERATORS
 from ...declare.spec import Case, OpSpec
+from ..operators import properties_of
 from ..run.target import Opened, Target
 from ..verdict.judge import Judgement, judge
-from ..verdict.replay import REPLAYS
-from ..verdict.truth import Named, each, reference_truth, truth
+from ..verdict.oracle import reference_truth, truth
+from ..verdict.truth import Named, each
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Context:
     def judge(self, outputs: Named, args: Sequence[Any] | None = None, tag: str = "") -> Judgement:
         """Compares results with the oracle, for the case's own arguments or those that ``tag`` stands for."""
         given = self.args() if args is None else args
-        if self.spec.name in REPLAYS:
+        if properties_of(self.spec).replay:
             return judge(self.spec, truth(self.spec, given, outputs), outputs)
         return judge(self.spec, self._once(("truth", tag), lambda: reference_truth(self.spec, given)), outputs)
 

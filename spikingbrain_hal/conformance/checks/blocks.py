@@ -8,29 +8,32 @@ import torch
 from torch import Tensor
 
 from ...calls import selection
+from ...declare.registry import OPERATORS
 from ...nn import HybridBlock, SpikingBrainConfig
+from ..operators import properties_of
 from ..run.target import Opened
 from ..verdict.judge import Mismatch
 from . import BackendContext, backend_check
 
 CONFIG = SpikingBrainConfig(hidden_size=64, query_heads=4, kv_heads=2, head_dim=16, mlp_size=96, window=9)
 BLOCKS = {"linear": 0, "windowed": 1}
-NEEDED = {
-    "linear": {"gated_linear_attention", "gated_linear_attention_step_", "spike_quantize"},
-    "windowed": {"attention", "spike_quantize"},
-}
 ROWS, TOKENS, CHUNK = 2, 40, 13
 TOLERANCE = 1e-4  # of a token's own size
 GRADIENT_TOLERANCE = 1e-2  # one count beside a tie that falls the other way moves the gradients of all earlier tokens
 FLIPPED = 0.05  # of the tokens: those with such a count
 
 
+def _needed(block: str) -> set[str]:
+    """The operators that work in a block."""
+    return {op for op, spec in OPERATORS.items() if block in properties_of(spec).blocks}
+
+
 def _parts(opened: Opened) -> tuple[str, ...]:
-    return tuple(block for block in BLOCKS if NEEDED[block].issubset(opened.served))
+    return tuple(block for block in BLOCKS if _needed(block).issubset(opened.served))
 
 
 def _absent(opened: Opened) -> str:
-    missing = sorted(set().union(*NEEDED.values()) - set(opened.served))
+    missing = sorted(set().union(*map(_needed, BLOCKS)) - set(opened.served))
     return "" if _parts(opened) else f"no block has all its operators; missing are {', '.join(missing)}"
 
 

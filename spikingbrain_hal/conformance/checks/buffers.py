@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...declare.inputs import io_dtypes
 from ...declare.spec import Case, OpSpec
+from ..operators import properties_of
 from ..run.guard import SIDES, GuardedLaunch, Mapping, memory_beside
 from ..run.target import NotRun
 from ..verdict.judge import Mismatch, require_same_bits
@@ -122,14 +123,6 @@ def far_apart(ctx: Context) -> None:
 
 # ---- tensors of more than 2^31 elements
 
-BLOCK: dict[str, Case] = {
-    "spike_expand": Case({"...": (1 << 14,)}, dict(coding="bitwise_signed", timesteps=5)),
-    "spike_collapse": Case({"S": 5, "...": (1 << 14,)}, dict(coding="bitwise_signed")),
-    "spike_quantize": Case({"...": (16,), "K": 1 << 10}),
-    "spike_encode": Case({"...": (16,), "K": 1 << 10}),
-    "lif_scan": Case({"T": 4, "...": (1 << 14,)}, dict(return_v=False)),
-}
-
 
 def _repeated_along(spec: OpSpec, name: str, tensor: Tensor, times: int) -> Tensor:
     axis = axes_of(spec, name, tensor).index("...")
@@ -149,7 +142,7 @@ def _first_difference(spec: OpSpec, name: str, found: Tensor, block: Tensor) -> 
 
 
 def _is_first(spec: OpSpec, case: Case) -> bool:
-    return spec.name in BLOCK and case is spec.cases[0]
+    return properties_of(spec).huge is not None and case is spec.cases[0]
 
 
 def _narrowest(spec: OpSpec, case: Case) -> tuple[str, ...]:
@@ -159,7 +152,9 @@ def _narrowest(spec: OpSpec, case: Case) -> tuple[str, ...]:
 @check("tensors of more than 2^31 elements are served", level=3, applies=_is_first, quick=0, full=1, parts=_narrowest)
 def huge(ctx: Context) -> None:
     _require_real_device(ctx)
-    small = replace(ctx, case=BLOCK[ctx.spec.name], dtype=getattr(torch, ctx.part))
+    case = properties_of(ctx.spec).huge
+    assert case is not None
+    small = replace(ctx, case=case, dtype=getattr(torch, ctx.part))
     args = each(small.args(), Tensor.nan_to_num)
     results = {n: t for n, t in ctx.call(args).items() if t.numel()}
     tensors = [*(a for a in args if isinstance(a, Tensor)), *results.values()]

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ...declare.spec import Case, OpSpec
+from ..operators import properties_of
 from ..verdict.judge import Judgement, Mismatch
 from ..verdict.truth import Named, in_float64, named_results
 from . import Context, check, has_elements
@@ -18,8 +19,6 @@ from . import Context, check, has_elements
 STEP = 2.0**-20
 TOLERANCE = 2.0**-13  # fair float32 gradients are a hundred times better, wrong derivatives are worse
 NOISE = 1e-8  # of a difference quotient in float64, as a share of the terms summed
-# A surrogate is no derivative of anything: with the spikes held, what remains is one.
-SMOOTH: Mapping[str, Mapping[str, Any]] = {"lif_scan": {"detach_reset": True, "grad_spikes": None}}
 
 
 def _has_gradient(spec: OpSpec, case: Case) -> bool:
@@ -35,7 +34,7 @@ def _nudged(ctx: Context, generator: Generator) -> list[Any]:
         if a[name] is not None:
             known = a[name].masked_fill(a[name].isnan(), 0)
             a[name] = known * (1 + 2.0**-7 * _normal(a[name], generator)).to(a[name].dtype)
-    a |= {n: v for n, v in SMOOTH.get(forward.name, {}).items() if n in a}
+    a |= properties_of(spec).smooth
     saved = named_results(forward, forward.reference, [a[n] for n in forward.arguments])
     return list((a | {n: saved[n] for n in forward.saved}).values())
 

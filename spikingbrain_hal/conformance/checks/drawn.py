@@ -17,7 +17,7 @@ from ...declare.spec import NAMESPACE, OpSpec
 from ...errors import UnsupportedOp
 from ..run.target import Lied
 from ..verdict.judge import Judgement, Mismatch, judge
-from ..verdict.truth import truth
+from ..verdict.oracle import truth
 from . import Context, check
 from .memory import call_in_place, laid_out
 

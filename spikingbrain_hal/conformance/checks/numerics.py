@@ -12,8 +12,10 @@ from torch import Generator, Tensor
 
 from ...backend.backend import Numerics
 from ...declare.spec import Case, OpSpec
+from ..operators import Properties, properties_of
 from ..verdict.judge import UNIT_ROUNDOFF, Judgement, Mismatch
-from ..verdict.truth import Named, in_float64, named_results, sums_of_absolute_terms
+from ..verdict.oracle import sums_of_absolute_terms
+from ..verdict.truth import Named, in_float64, named_results
 from . import Context, check, has_elements
 
 STORED_BITS = {True: 7, False: 10}  # by whether TF32 is declared: factors keep more than bfloat16, or more than TF32
@@ -24,83 +26,11 @@ ROUNDINGS = 16
 TINY = 2.0**-136
 GRAIN = 2.0**-143  # what sums of so small numbers, each rounded to 2^-149, may be off by
 
-# One factor of every product: the other would lose its bits along with it.
-FACTORS: Mapping[str, tuple[str, ...]] = {
-    "gated_linear_attention": ("k", "v"),
-    "gated_linear_attention_backward": ("grad_o", "grad_final_state"),
-    "gated_linear_attention_step_": ("k", "v", "state"),
-    "attention": ("k", "v"),
-    "attention_backward": ("grad_o", "grad_lse"),
-    "spike_linear": ("v_threshold", "scales"),
-    "spike_linear_backward": ("grad_y",),
-}
-# What results are proportional to, small spikes aside.
-PROPORTIONAL: Mapping[str, tuple[str, ...]] = {
-    "gated_linear_attention": ("v", "initial_state"),
-    "gated_linear_attention_step_": ("v", "state"),
-    "attention": ("v",),
-    "spike_linear": ("v_threshold", "bias"),
-    "lif_scan": ("x", "v0"),
-}
-
-
-def _one_then(first: float, like: Tensor, axis: int, at: int = 0) -> Tensor:
-    """Ones, but for one large number on an axis."""
-    ones = torch.ones_like(like)
-    ones.select(axis, at).fill_(first)
-    return ones
-
-
-def _ones(a: Mapping[str, Any], *names: str) -> dict[str, Tensor]:
-    return {n: torch.ones_like(a[n]) for n in names if a.get(n) is not None}
-
-
-def _unforgotten(a: Mapping[str, Any], first: float) -> dict[str, Any]:
-    found = _ones(a, "q", "k", "initial_state") | {"g": torch.zeros_like(a["g"]), "scale": 1.0}
-    if a.get("grad_o") is None:
-        return found | {"v": _one_then(first, a["v"], 1)}
-    return found | _ones(a, "v", "grad_final_state") | {"grad_o": _one_then(first, a["grad_o"], 1, -1)}
-
-
-def _equal_weights(a: Mapping[str, Any], first: float) -> dict[str, Any]:
-    found = {"q": torch.zeros_like(a["q"]), "k": torch.ones_like(a["k"])}
-    if a.get("grad_o") is None:
-        return found | {"v": _one_then(first, a["v"], 1)}
-    return found | _ones(a, "v", "grad_lse") | {"grad_o": _one_then(first, a["grad_o"], 1, -1)}
-
-
-def _integrated(a: Mapping[str, Any], first: float) -> dict[str, Any]:
-    numbers = {"decay": 1.0, "input_gain": 1.0, "v_rest": 0.0, "v_threshold": 2.0**30, "v_min": -torch.inf}
-    start = torch.full(a["x"].shape[1:], first, device=a["x"].device)
-    tensors = {"v0": start, "decay_tensor": None, "v_threshold_tensor": None}
-    return numbers | tensors | _ones(a, "x") | {"reset": "none", "reset_next_step": False, "max_count": 1}
-
-
-def _summed_groups(a: Mapping[str, Any], first: float) -> dict[str, Any]:
-    scales = _one_then(first, a["scales"], 1) / a["group_size"]
-    return _ones(a, "counts", "weight", "v_threshold", "bias") | {"scales": scales}
-
-
-# Arguments for which every factor is a power of two or has few bits and every sum is exact in float32, but holds one
-# large term among ones: a narrower sum loses the ones.
-ONE_LARGE_TERM: Mapping[str, Callable[[Mapping[str, Any], float], dict[str, Any]]] = {
-    "gated_linear_attention": _unforgotten,
-    "gated_linear_attention_step_": lambda a, first: (
-        _ones(a, "q", "k", "v")
-        | {"g": torch.zeros_like(a["g"]), "scale": 1.0, "state": torch.full_like(a["state"], first)}
-    ),
-    "attention": _equal_weights,
-    "lif_scan": _integrated,
-    "spike_linear": _summed_groups,
-    "spike_encode": lambda a, first: {"x": _one_then(first, a["x"], -1), "k": 1.0},
-}
-WITH_BACKWARD = ("gated_linear_attention", "attention")
-
 
 def _consistent(ctx: Context, changes: Mapping[str, Any]) -> list[Any]:
     """The case's arguments with some replaced, and what the forward saves for them."""
     spec, forward = ctx.spec, ctx.spec.forward
-    a = spec.bind(ctx.args()) | {n: v for n, v in changes.items() if n in spec.arguments}
+    a = {**spec.bind(ctx.args()), **changes}
     if forward is not None:
         saved = named_results(forward, forward.reference, [a[n] for n in forward.arguments])
         a |= {n: saved[n] for n in forward.saved}
@@ -110,6 +40,16 @@ def _consistent(ctx: Context, changes: Mapping[str, Any]) -> list[Any]:
 def _exact(ctx: Context, args: list[Any]) -> Named:
     with torch.no_grad():
         return named_results(ctx.spec, ctx.spec.reference, in_float64(ctx.spec, args))
+
+
+def _one_large_term(ctx: Context, first: float) -> Mapping[str, Any]:
+    make = properties_of(ctx.spec).one_large_term
+    assert make is not None
+    return make(ctx.spec.bind(ctx.args()), first)
+
+
+def _proportional(known: Properties) -> Mapping[str, tuple[str, ...]]:
+    return known.proportional or known.linear
 
 
 # ---- products
@@ -126,14 +66,14 @@ def _with_low_bits(tensor: Tensor, kept: int, generator: Generator) -> tuple[Ten
 def _products(ctx: Context, declared: Numerics) -> float:
     """Low bits of a factor must show in the result as they do in the exact one."""
     generator = Generator().manual_seed(zlib.crc32(f"{ctx.seed}/{ctx.spec.name}/low bits".encode()))
-    a, kept = ctx.spec.bind(ctx.args()), STORED_BITS[declared.tf32]
-    pairs = {n: _with_low_bits(a[n], kept, generator) for n in FACTORS[ctx.spec.name] if a[n] is not None}
+    a, kept, known = ctx.spec.bind(ctx.args()), STORED_BITS[declared.tf32], properties_of(ctx.spec)
+    pairs = {n: _with_low_bits(a[n], kept, generator) for n in known.factors if a[n] is not None}
     coarse = ctx.replaced(ctx.args(), **{n: pair[0] for n, pair in pairs.items()})
     base, exact_base, worst = ctx.call(coarse), _exact(ctx, coarse), 0.0
     for name, (_, fine) in pairs.items():
         args = ctx.replaced(coarse, **{name: fine})
         found, expected = ctx.call(args), _exact(ctx, args)
-        for output in ctx.spec.linear:
+        for output in known.linear:
             true = (expected[output] - exact_base[output]).nan_to_num()
             if true.norm() <= VISIBLE * exact_base[output].nan_to_num().norm():
                 continue
@@ -154,8 +94,7 @@ def _products(ctx: Context, declared: Numerics) -> float:
 
 def _sums(ctx: Context, declared: Numerics) -> float:
     first = 256.0 if declared.tf32 else 2.0**13
-    a = ctx.spec.bind(ctx.args())
-    args = _consistent(ctx, ONE_LARGE_TERM[(ctx.spec.forward or ctx.spec).name](a, first))
+    args = _consistent(ctx, _one_large_term(ctx, first))
     expected, magnitude = _exact(ctx, args), sums_of_absolute_terms(ctx.spec, in_float64(ctx.spec, args))
     roundoff = UNIT_ROUNDOFF[getattr(torch, declared.accumulate)]
     share = EXACT_ENOUGH if declared.accumulate == "float32" else ROUNDINGS * roundoff
@@ -180,14 +119,14 @@ def _sums(ctx: Context, declared: Numerics) -> float:
 
 
 def _denormals(ctx: Context, declared: Numerics) -> float:
-    a = ctx.spec.bind(ctx.args())
-    setting = ONE_LARGE_TERM[ctx.spec.name](a, 1.0)
-    tiny = {n: TINY * t for n in PROPORTIONAL[ctx.spec.name] if (t := setting.get(n, a[n])) is not None}
-    args = _consistent(ctx, setting | tiny)
+    proportional, setting = _proportional(properties_of(ctx.spec)), _one_large_term(ctx, 1.0)
+    a = {**ctx.spec.bind(ctx.args()), **setting}
+    tiny = {n: TINY * a[n] for names in proportional.values() for n in names if a[n] is not None}
+    args = _consistent(ctx, {**setting, **tiny})
     expected = _exact(ctx, args)
     worst = 0.0
     for name, tensor in ctx.call(args).items():
-        if not tensor.numel() or not tensor.is_floating_point() or name in ("lse", "spikes"):
+        if not tensor.numel() or name not in proportional:
             continue
         error = (tensor.double() - expected[name]).abs()
         if declared.flush_to_zero:
@@ -212,12 +151,10 @@ _PROBES: Mapping[str, Callable[[Context, Numerics], float]] = {
 
 
 def _probes(spec: OpSpec, case: Case) -> tuple[str, ...]:
-    forward = spec.forward or spec
-    shown = {
-        "products": spec.name in FACTORS,
-        "sums": forward.name in ONE_LARGE_TERM and (spec is forward or forward.name in WITH_BACKWARD),
-        "denormals": spec.name in PROPORTIONAL,
-    }
+    known = properties_of(spec)
+    sums = known.one_large_term is not None
+    denormals = sums and bool(_proportional(known)) and spec.forward is None
+    shown = {"products": bool(known.factors), "sums": sums, "denormals": denormals}
     return tuple(name for name, shows in shown.items() if shows)
 
 

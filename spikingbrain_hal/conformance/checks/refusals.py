@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...declare.spec import Case, OpSpec
 from ...errors import StrideError, UnsupportedOp
-from ...ops.spike_coding.coding import bounds
+from ..operators import properties_of
 from ..run.target import Launch
 from ..verdict.judge import Mismatch
 from . import Context, check
@@ -89,17 +89,9 @@ def _bad_contents(ctx: Context, name: str, args: Sequence[Any]) -> Iterator[tupl
     elif fill == "lengths":
         yield "negative", tensor - limit - 1
         yield "past the end", tensor + limit + 1
-    elif fill == "slots":
-        yield "out of range", tensor + ctx.case.sizes["slot"]
-        yield "below -1", torch.full_like(tensor, -2)
-        if len(tensor) > 1:
-            yield "one twice", torch.zeros_like(tensor)
-    elif fill == "counts":
-        low, high = bounds(a["coding"], a["timesteps"])
-        for value in (low - 1, high + 1):
-            yield f"a count of {value}", tensor.clone().index_fill_(0, torch.tensor(0), value)
-    elif fill == "trains":
-        yield "a spike of 2", tensor.clone().fill_(2)
+    own = properties_of(ctx.spec.forward or ctx.spec).wrong_contents.get(name)
+    if own is not None:
+        yield from own(a)
 
 
 def _mentions(message: str, spec: OpSpec, name: str) -> bool:

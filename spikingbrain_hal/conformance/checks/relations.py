@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...declare.spec import Case, OpSpec
+from ..operators import properties_of
 from ..verdict.judge import Judgement, require_same_bits
 from . import Context, check, has_elements, is_legal
 
@@ -19,12 +20,12 @@ UNDERFLOW = 1e-30  # smaller results may have passed through numbers that doubli
 @check(
     "outputs are linear in the inputs that the declaration says: twice the input, exactly twice the output",
     level=3,
-    applies=lambda spec, case: has_elements(spec, case) and bool(spec.linear),
+    applies=lambda spec, case: has_elements(spec, case) and bool(properties_of(spec).linear),
 )
 def linearity(ctx: Context) -> None:
     args = ctx.args()
     once = ctx.call(args)
-    for output, inputs in ctx.spec.linear.items():
+    for output, inputs in properties_of(ctx.spec).linear.items():
         doubled = {n: 2 * t for n, t in ctx.spec.bind(args).items() if n in inputs and isinstance(t, Tensor)}
         twice = ctx.call(ctx.replaced(args, **doubled))[output]
         expected = torch.where(once[output].abs() > UNDERFLOW, 2 * once[output], twice)
@@ -36,14 +37,14 @@ def _with(case: Case, settings: Mapping[str, Any]) -> Case:
 
 
 def _same_settings(spec: OpSpec, case: Case) -> tuple[str, ...]:
-    pairs = (spec.forward or spec).equivalent
+    pairs = properties_of(spec.forward or spec).equivalent
     legal = [i for i, pair in enumerate(pairs) if all(is_legal(spec, _with(case, one)) for one in pair)]
     return tuple(map(str, legal))
 
 
 @check("settings that the declaration calls equivalent give the same results", level=2, parts=_same_settings, full=3)
 def equivalent(ctx: Context) -> Judgement:
-    one, other = (ctx.spec.forward or ctx.spec).equivalent[int(ctx.part)]
+    one, other = properties_of(ctx.spec.forward or ctx.spec).equivalent[int(ctx.part)]
     plain = replace(ctx, case=_with(ctx.case, one))
     return plain.judge(ctx.call(ctx.replaced(plain.args(), **other)))
 

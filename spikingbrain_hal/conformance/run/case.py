@@ -12,6 +12,7 @@ from ...declare.inputs import io_dtypes
 from ...declare.registry import OPERATORS
 from ...declare.spec import Case, OpSpec
 from ..checks import BACKEND_CHECKS, CHECKS, Check
+from ..operators import properties_of
 from ..verdict.levels import GRADIENTS, LEVELS
 from ..verdict.record import BACKEND
 from .target import Opened
@@ -111,10 +112,17 @@ class Selection:
             raise ValueError(f"there is no operator {unknown[0]!r}; declared are {', '.join(OPERATORS)}")
 
     def of_operators(self) -> list[Item]:
-        """The items of operators, in the order of their declaration."""
+        """The items of operators, in the order of their declaration.
+
+        Raises:
+            ValueError: The suite knows nothing of one.
+        """
         wanted = {*self.ops, *(f"{op}_backward" for op in self.ops)} or OPERATORS.keys()
         profile = "full" if self.pattern else self.profile
-        checks = [(s, c) for s in OPERATORS.values() if s.name in wanted for c in CHECKS.values()]
+        specs = [spec for spec in OPERATORS.values() if spec.name in wanted]
+        for spec in specs:
+            properties_of(spec)  # of which the suite knows nothing is refused, not tested less
+        checks = [(spec, check) for spec in specs for check in CHECKS.values()]
         return [
             item
             for spec, check in checks
@@ -152,7 +160,7 @@ def plan(
         opened: The backend.
 
     Raises:
-        ValueError: The profile, the level or an operator is unknown, or nothing is left.
+        ValueError: The profile, the level or an operator is unknown, to the suite too, or nothing is left.
     """
     selection = Selection(profile, ops, pattern, level)
     items = (selection.of_backend(opened) if opened else []) + selection.of_operators()

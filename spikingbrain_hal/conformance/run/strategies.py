@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...declare.inputs import io_dtypes, make_inputs
 from ...declare.spec import Case, OpSpec
+from ..operators import properties_of
 
 try:
     import hypothesis
@@ -28,7 +29,6 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SIZES = (1, 2, 3, 0, 5, 7, 8, 9, 15, 16, 17, 33)  # what hypothesis calls simplest comes first
 ROWS = 600
-GROUPS = (1, 2, 3, 7)
 LENGTHS = (1, 0, 2, 5, 17)
 NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "float": (0.25, 0.75, 1.0, 1.25, -0.75),  # on the grid of currents potentials are exact, so spikes are decided
@@ -36,8 +36,6 @@ NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "bool": (False, True),
     "str": (),
 }
-# A floor of the potential above the threshold fires by itself, which a delayed reset cannot tell from a spike.
-CHOICES: Mapping[str, tuple[Any, ...]] = {"v_min": (-math.inf, -1.0)}
 WRONG_NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "float": (math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1e-300, 1e300, 1 << 62, True, "1", None),
     "int": (0, -1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63), 1 << 63, 0.5, "1", None, True),
@@ -75,16 +73,19 @@ def run_examples(strategy: st.SearchStrategy[Drawn], seed: str, examples: int, t
 
 
 def _axes(spec: OpSpec) -> list[str]:
-    """The axes that are free to choose, those that depend on others last."""
+    """The axes that are free to choose, last those of sizes that depend on others."""
     names = [axis for d in spec.inputs.values() for axis in d.axes.split("|")[0].split()]
     free = [a for a in dict.fromkeys(names) if not a.isdigit() and a not in spec.derived and a != "N+1"]
-    return sorted(free, key=lambda axis: axis in ("Hq", "slot"))
+    dependent = properties_of(spec).sizes
+    return [*(a for a in free if a not in dependent), *dependent]
 
 
 def _size(draw: Draw, axis: str, spec: OpSpec, known: Mapping[str, Any]) -> Any:
     """A size that the usual ties between axes allow; what remains illegal is drawn again."""
-    given, ragged = known["given"], known["ragged"]
+    given, ragged, sizes = known["given"], known["ragged"], properties_of(spec).sizes
     packed = [spec.inputs[n].packs for n in given if spec.inputs[n].fill == "offsets"]
+    if axis in sizes:
+        return draw(st.sampled_from(sizes[axis](known)))
     if axis == "...":
         shape = tuple(draw(st.lists(st.sampled_from(SIZES), max_size=3)))
         return shape if math.prod(shape) <= ROWS else shape[:1]
@@ -94,14 +95,6 @@ def _size(draw: Draw, axis: str, spec: OpSpec, known: Mapping[str, Any]) -> Any:
         return sum(ragged) + draw(st.sampled_from((0, 0, 1, 3)))
     if axis == "B":
         return draw(st.sampled_from((1, 2, 3, 0)))
-    if axis == "Hq":
-        return known["H"] * draw(st.sampled_from(GROUPS))
-    if axis == "H":
-        return draw(st.sampled_from(GROUPS))
-    if axis == "slot":
-        return known["B"] + (draw(st.sampled_from((0, 1, 3))) if "slots" in given else 0)
-    if axis == "K" and "group_size" in known:
-        return known["group_size"] * draw(st.sampled_from((1, 2, 3, 0)))
     return draw(st.sampled_from(SIZES))
 
 
@@ -110,11 +103,11 @@ def _cases(draw: Draw, spec: OpSpec) -> Case:
     together = [n for n in spec.inputs if spec.inputs[n].fill == "offsets"]
     given = [n for n in spec.inputs if n in spec.optional and n not in together and draw(st.booleans())]
     given += together if draw(st.booleans()) else []
-    attrs = {}
+    attrs, choices = {}, properties_of(spec).choices
     for name, parameter in spec.attributes.items():
         tried = [case.attrs[name] for case in spec.cases if name in case.attrs and parameter.annotation != "float"]
         pool = [parameter.default, parameter.default, *tried, *NUMBERS[parameter.annotation]]
-        attrs[name] = draw(st.sampled_from(CHOICES.get(name, pool)))
+        attrs[name] = draw(st.sampled_from(choices.get(name, pool)))
     ragged = tuple(draw(st.lists(st.sampled_from(LENGTHS), max_size=4))) if set(together) & set(given) else ()
     known: dict[str, Any] = {"given": given, "ragged": ragged, **attrs}
     sizes: dict[str, Any] = {}

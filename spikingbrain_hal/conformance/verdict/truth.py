@@ -1,8 +1,8 @@
-"""What the results of a call should be: the reference in float64, in working precision, and on absolute values."""
+"""What outputs are compared with, and calls by name that give it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,38 +58,3 @@ def each(args: Iterable[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
 def in_float64(spec: OpSpec, args: Sequence[Any]) -> list[Any]:
     """The same arguments with every float tensor in float64."""
     return each(args, lambda t: t.double() if t.is_floating_point() else t)
-
-
-def sums_of_absolute_terms(spec: OpSpec, args: Sequence[Any]) -> Named:
-    """The reference's results on absolute values, plus the terms that the declaration adds for an output."""
-    a = spec.bind(args)
-    a |= {n: a[n].abs() for n in spec.magnitude if a[n] is not None}
-    terms = spec.terms(a) if spec.terms else {}
-    found = named_results(spec, spec.reference, list((a | {n: terms.get(n, a[n]) for n in a}).values()))
-    return found | {n: found[n].abs() + terms[n] for n in spec.outputs if n in terms}
-
-
-def truth(spec: OpSpec, args: Sequence[Any], outputs: Mapping[str, Tensor]) -> Truth:
-    """What ``outputs`` should have been; operators that decide spikes are judged on the spikes they gave."""
-    from .replay import REPLAYS
-
-    replay = REPLAYS.get(spec.name)
-    return replay(spec, args, outputs) if replay else reference_truth(spec, args)
-
-
-def reference_truth(spec: OpSpec, args: Sequence[Any]) -> Truth:
-    """The truth of an operator whose outputs are smooth functions of its inputs, or exact."""
-    wide = in_float64(spec, args)
-    with torch.no_grad():
-        return Truth(
-            expected=named_results(spec, spec.reference, wide),
-            base=named_results(spec, spec.reference, args),
-            magnitude=sums_of_absolute_terms(spec, wide),
-            saved=_saved_dtype(spec, args),
-        )
-
-
-def _saved_dtype(spec: OpSpec, args: Sequence[Any]) -> torch.dtype | None:
-    names = spec.forward.saved if spec.forward else ()
-    dtypes = [spec.bind(args)[n].dtype for n in names]
-    return next((d for d in dtypes if d.is_floating_point), None)

@@ -100,33 +100,6 @@ def flops(a: Mapping[str, Any]) -> float:
     return float(2 * b * hq * pairs * (d + dv))
 
 
-def _largest_score(a: Mapping[str, Any]) -> float:
-    """A bound on the sum of the absolute terms of any score."""
-    if not a["q"].numel() or not a["k"].numel():
-        return 0.0
-    q, k = (float(a[name].norm(dim=-1).max()) for name in ("q", "k"))
-    return abs(float(a["scale"])) * q * k
-
-
-def _amplification(a: Mapping[str, Any]) -> float:
-    """What exp makes of rounding: an error in proportion to a score's terms becomes one in proportion to the weight."""
-    return 1.0 + _largest_score(a) / 16
-
-
-def _terms(a: Mapping[str, Any]) -> dict[str, Any]:
-    return {"v": _amplification(a) * a["v"], "lse": _largest_score(a)}
-
-
-def _backward_terms(a: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A score's gradient is ``p (dp - mean dp)``; the LSE's is p, so twice the mean through it adds it instead."""
-    gradients = {n: _amplification(a) * a[n] for n in ("grad_o", "grad_lse") if a[n] is not None}
-    if "grad_o" in gradients:
-        o, _ = reference(*(a[name] for name in SPEC.arguments))
-        mean = (gradients["grad_o"] * o).sum(-1).transpose(1, 2)
-        gradients["grad_lse"] = gradients.get("grad_lse", 0) + 2 * mean
-    return gradients
-
-
 SPEC = operator(
     "attention",
     reference=reference,
@@ -151,11 +124,6 @@ SPEC = operator(
     saved=("o", "lse"),
     autocast=("q", "k", "v"),
     time=Time("Tq", keys="Tk", causal="causal", exempt="sinks"),
-    magnitude=("v",),
-    terms=_terms,
-    backward_terms=_backward_terms,
-    linear={"o": ("v",)},
-    equivalent=((dict(window=0), dict(window=1 << 20)),),
     cases=(
         Case(dict(B=2, Tq=33, Tk=33, Hq=4, H=2, D=16, Dv=16)),
         Case(dict(B=1, Tq=1, Tk=1, Hq=1, H=1, D=8, Dv=8)),

@@ -50,11 +50,6 @@ def _groups(weight: Tensor, group_size: int) -> int:
     return weight.shape[-1] // group_size if weight.dim() and group_size in GROUP_SIZES else 0
 
 
-def _magnitudes(a: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The most negative integers have no absolute value in their own type."""
-    return {n: a[n].to(torch.int32).abs() for n in ("counts", "weight")}
-
-
 def _case(shape: tuple[int, ...], width: int, outputs: int, bias: bool = False, **attrs: Any) -> Case:
     return Case({"...": shape, "K": width, "N": outputs}, attrs, ("bias",) if bias else ())
 
@@ -73,10 +68,6 @@ SPEC = operator(
     derived={"G": _groups},
     rules=(_group_size, one_of("out_dtype", *OUT_DTYPES.values())),
     differentiable=("v_threshold", "scales", "bias"),
-    magnitude=("v_threshold", "scales", "bias"),
-    terms=_magnitudes,
-    backward_terms=_magnitudes,
-    linear={"y": ("v_threshold", "bias")},
     cases=(
         _case((9,), 640, 70, bias=True),
         _case((1,), 384, 45),

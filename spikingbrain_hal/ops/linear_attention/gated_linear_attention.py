@@ -95,8 +95,6 @@ SPEC = operator(
     differentiable=("q", "k", "v", "g", "initial_state"),
     autocast=("q", "k", "v"),
     time=Time("T", state_in="initial_state", state_out="final_state"),
-    magnitude=("q", "k", "v", "initial_state"),
-    linear={"o": ("v", "initial_state"), "final_state": ("v", "initial_state")},
     cases=(
         Case(dict(B=2, T=63, Hq=6, H=2, K=16, V=24), given=("initial_state",)),
         Case(dict(B=1, T=1, Hq=1, H=1, K=8, V=8)),

@@ -76,8 +76,6 @@ SPEC = operator(
     contents=(_distinct_slots,),
     mutates=("state",),
     autocast=("q", "k", "v"),
-    magnitude=("q", "k", "v", "state"),
-    linear={"o": ("v", "state"), "state": ("v", "state")},
     cases=(
         Case(dict(B=3, Hq=6, H=2, K=16, V=24, slot=3)),
         Case(dict(B=4, Hq=4, H=2, K=7, V=5, slot=6), given=("slots",)),

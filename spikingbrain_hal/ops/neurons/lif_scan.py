@@ -134,7 +134,6 @@ SPEC = operator(
     differentiable=("x", "v0", "decay_tensor", "v_threshold_tensor"),
     saved=("spikes",),
     time=Time("T", state_in="v0", state_out="v_final"),
-    magnitude=("x", "v0"),
     cases=(
         _case((3, 37), 16, ("v0",)),
         _case((130,), 5, reset="soft"),
