@@ -5,6 +5,7 @@ Every rule is a function from a project's root to its violations, so that each c
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ RUNTIMES = r"\b(?:cuda|hip|mc)_runtime|\b(?:cuda|hip|mc)[A-Z]\w+\(|\b(?:nvcc|hip
 KERNELS = ("csrc/ops/*/*",)
 ABOVE_RUNTIMES = ("csrc/core/*", "csrc/ops/*/*", "spikingbrain_hal/**/*.py")
 DECLARATIONS = ("spikingbrain_hal/ops/*/*.py",)
+SUITE = ("spikingbrain_hal/conformance/**/*.py",)
+PROPERTIES = ("spikingbrain_hal/conformance/operators/*.py",)
 TREES = ("csrc/ops/*/*", "spikingbrain_hal/ops/*/*.py", "tests/ops/*/*.py")
 HOST_ONLY, DEVICE_ONLY = {"core/simd.h", "core/parallel.h"}, {"gpu/gpu.h"}
 LINE_LIMITS = {
@@ -155,7 +158,50 @@ def strange_families(root: Path) -> list[str]:
     ]
 
 
+def operator_names(root: Path) -> set[str]:
+    """The operators that are declared, by name; a backward is its forward's."""
+    texts = (text for _, text in files(root, *DECLARATIONS))
+    return {name for text in texts for name in re.findall(r'^\w+ = operator\(\s*"(\w+)"', text, re.M)}
+
+
+def unknown_operators(root: Path) -> list[str]:
+    """What the suite knows of an operator stands in a file of its name."""
+    known = {path.stem for path, _ in files(root, *PROPERTIES) if not path.stem.startswith("_")}
+    declared, folder = operator_names(root), Path(PROPERTIES[0]).parent
+    found = [f"{name}: no {folder}/{name}.py" for name in sorted(declared - known)]
+    return found + [f"{folder}/{name}.py: no declaration" for name in sorted(known - declared)]
+
+
+def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """What code names, each with its line: identifiers, modules, and strings that are no docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(word)) if id(node) not in docstrings:
+                yield node.lineno, word
+            case ast.Name(id=word) | ast.arg(arg=word) | ast.alias(name=word) | ast.FunctionDef(name=word):
+                yield node.lineno, word
+            case ast.Attribute(value=ast.Name(id="ops"), attr=word):
+                yield node.lineno, word
+            case ast.ImportFrom(module=str(word)):
+                yield node.lineno, f"{word}."
+
+
+def operators_named_by_checks(root: Path) -> list[str]:
+    """The suite knows an operator in that file alone; a name of one word, as prose may have, counts at the start."""
+    starts = ((r"\b" if "_" in name else "^") + name for name in sorted(operator_names(root)))
+    named = re.compile("|".join(rf"{start}(?:_backward)?\b" for start in starts) + r"|(?:^|\.)ops\.\w")
+    return [
+        f"{path}:{line}: {word}"
+        for path, text in files(root, *SUITE)
+        if path.parent != Path(PROPERTIES[0]).parent
+        for line, word in words(ast.parse(text))
+        if named.search(word)
+    ]
+
+
 KERNEL = "csrc/ops/one/x"
+CHECK = "spikingbrain_hal/conformance/checks/x.py"
 PLANTED: list[tuple[Rule, str, str]] = [
     (vendor_words, f"{KERNEL}_cpu.cpp", "// as on ROCm\n"),
     (vendor_words, f"{KERNEL}.h", "int cuda_block;\n"),
@@ -176,6 +222,16 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (oversized_files, "tests/calls/test_x.py", "\n" * 401),
     (unpaired_operators, f"{KERNEL}_backward_cpu.cpp", ""),
     (unpaired_operators, "csrc/ops/two/x_gpu.hip", ""),
+    (unknown_operators, "spikingbrain_hal/ops/one/x.py", 'SPEC = operator(\n    "x",\n'),
+    (unknown_operators, "spikingbrain_hal/conformance/operators/x.py", ""),
+    (operators_named_by_checks, CHECK, 'FACTORS = {"y": ("k", "v")}\n'),
+    (operators_named_by_checks, CHECK, 'WITHOUT = ("a", "y_backward")\n'),
+    (operators_named_by_checks, CHECK, 'COMMAND = "--op lif_y"\n'),
+    (operators_named_by_checks, CHECK, "def y(): ...\n"),
+    (operators_named_by_checks, CHECK, "result = ops.y(1)\n"),
+    (operators_named_by_checks, CHECK, "from ...ops import y\n"),
+    (operators_named_by_checks, CHECK, "from ...ops.one.near import LIMIT\n"),
+    (operators_named_by_checks, "spikingbrain_hal/conformance/x.py", "import spikingbrain_hal.ops.one.near\n"),
     (strange_families, "csrc/ops/three/x.h", ""),
     (strange_families, "tests/ops/three/test_x.py", ""),
 ]
@@ -197,7 +253,11 @@ def test_rule_catches(rule: Rule, path: str, text: str, tmp_path: Path) -> None:
         "csrc/ops/one/near.h": '#include "far.h"\n',
         "csrc/ops/one/y_gpu.hip": '#include "near.h"\n',
         "csrc/ops/one/y_cpu.cpp": "",
-        "spikingbrain_hal/ops/one/y.py": "OP = operator(\n",
+        "spikingbrain_hal/ops/one/y.py": 'OP = operator("y")\nOTHER = operator(\n    "lif_y",\n)\n',
+        "spikingbrain_hal/conformance/operators/y.py": 'register("y")\n',
+        "spikingbrain_hal/conformance/operators/lif_y.py": "",
+        "spikingbrain_hal/conformance/operators/_shared.py": "",
+        "spikingbrain_hal/conformance/checks/y.py": '"""y and lif_y."""\nfrom ... import ops\nx = "or y", z.y\n',
     }
     for name, body in sound.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +269,7 @@ def test_rule_catches(rule: Rule, path: str, text: str, tmp_path: Path) -> None:
     assert len(rule(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("pattern", sorted({*KERNELS, *ABOVE_RUNTIMES, *DECLARATIONS, *TREES}))
+@pytest.mark.parametrize("pattern", sorted({*KERNELS, *ABOVE_RUNTIMES, *DECLARATIONS, *SUITE, *PROPERTIES, *TREES}))
 def test_every_rule_looks_at_files(pattern: str) -> None:
     assert any(files(ROOT, pattern))
 
