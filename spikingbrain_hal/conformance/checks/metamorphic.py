@@ -36,7 +36,7 @@ def _coarse(like: Tensor, generator: Generator) -> Tensor:
 
 
 @check(
-    "outputs are linear in the inputs that the declaration says: f(a + 2 b) is f(a) + 2 f(b)",
+    "outputs are linear in the inputs that their properties name: f(a + 2 b) is f(a) + 2 f(b)",
     level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(properties_of(spec).linear),
     full=4,

@@ -18,7 +18,7 @@ UNDERFLOW = 1e-30  # smaller results may have passed through numbers that doubli
 
 
 @check(
-    "outputs are linear in the inputs that the declaration says: twice the input, exactly twice the output",
+    "outputs are linear in the inputs that their properties name: twice the input, exactly twice the output",
     level=3,
     applies=lambda spec, case: has_elements(spec, case) and bool(properties_of(spec).linear),
 )
@@ -42,7 +42,12 @@ def _same_settings(spec: OpSpec, case: Case) -> tuple[str, ...]:
     return tuple(map(str, legal))
 
 
-@check("settings that the declaration calls equivalent give the same results", level=2, parts=_same_settings, full=3)
+@check(
+    "settings that are called equivalent give the same results",
+    level=2,
+    parts=_same_settings,
+    full=3,
+)
 def equivalent(ctx: Context) -> Judgement:
     one, other = properties_of(ctx.spec.forward or ctx.spec).equivalent[int(ctx.part)]
     plain = replace(ctx, case=_with(ctx.case, one))
