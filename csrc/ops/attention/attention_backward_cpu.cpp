@@ -1,5 +1,5 @@
 // attention_backward: probabilities are recomputed from the LSE, once for grad_k and grad_v (a task owns a block of
-// keys) and once for grad_q (a task owns a block of rows), so no two tasks add to the same gradient.
+// keys), once for grad_q (one of rows): no two add to the same gradient. The picture is in attention_tiles_cpu.h.
 #include "attention_tiles_cpu.h"
 
 namespace sbhal {

@@ -35,6 +35,8 @@ struct RowValues {
   float *lse, *delta;  // exponent of 2 (+inf where no key is seen), and sum(grad_o * o) - grad_lse
 };
 
+// A block: eight rows, 16 lanes each. A lane multiplies every 16th pack of 16 bytes of the row's o and grad_o; the sums
+// meet by shuffles, for which lanes without a row stay, and the row's first lane writes. Nothing is shared: no barrier.
 template <class T> __global__ void __launch_bounds__(kThreads)
     prepare(Shape s, View o, View grad_o, Tensor lse, Tensor grad_lse, RowValues values) {
   constexpr int kPack = 16 / sizeof(T);
@@ -68,7 +70,19 @@ struct Gradients {
   uint32_t heads, tiles;
 };
 
-// own: grad_k and grad_v of keys, or grad_q of rows, one slice of their columns.
+// A block: 32 keys or rows of one key/value head, and of their gradients one slice of the columns: grad_k and grad_v,
+// or grad_q. In shared memory:
+//
+//   own_first, own_second  [32][slice] k and v, or q and grad_o, of the block's own; at the end the gradients
+//   first, second          [32][slice] q and grad_o, or k and v, of what passes by
+//   weights, gradients     [32 own][32 passing] probabilities (only where keys are owned) and the scores' gradients
+//   lse, delta, position   [32] of the rows, on whichever side they are
+//
+// Registers of a unit: scores and products, [16 own][16 passing], then its sums, [16 own][slice / 2]. A step: by
+// slices, the block's own last (barrier, stage, barrier, add scores and products); weights and gradients to shared
+// memory; barrier; add to the sums what first and second still hold. The barriers wait for the readers of the slice or
+// step before, show what was staged, and bring together the two halves of the weights, which two wavefronts may have
+// made. After the steps one waits for the readers of own_first and own_second, one shows the gradients there.
 template <class T, int slice, Axis own> __global__ void SBHAL_BOUNDS(kThreads, 2)
     differentiate(Problem p, Gradients g) {
   constexpr bool kKeys = own == Axis::keys;

@@ -154,6 +154,10 @@ template <class T, int count> SBHAL_INLINE bool is_special(const Pack<T, count>&
   return special;
 }
 
+// What is staged lies as [count][slice + kPad] of T. Neighbouring threads take neighbouring packs of 16 bytes of a row,
+// kAcross of them, and the block kDown rows at once. Barriers are the caller's: one before, for who still reads the
+// place, and one after, before anyone reads what others have put there.
+//
 // Copies columns [column, column + slice) of `count` rows to shared memory, zeros where there is none; row_of(i) is row
 // i or null. Returns whether this thread, asked to look, saw a value that is not finite. It reads at_once packs before
 // it writes them: as many as hide the latency for what passes by, few for what is rarely copied and should not keep

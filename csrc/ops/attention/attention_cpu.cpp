@@ -176,7 +176,7 @@ template <class T> void finish(const Call& c, const Mask& mask, int64_t head, Ra
   }
 }
 
-// Rows of one block of one key/value head, over one of the splits of the keys they see.
+// Rows of one block of one key/value head, over one of the splits of their keys: the picture in attention_tiles_cpu.h.
 template <class T> void attend(const Call& c, int64_t task, const Scratch& scratch) {
   const Shape& s = c.shape;
   const Workspace& w = c.w;

@@ -100,6 +100,17 @@ SBHAL_INLINE float lse_of(float largest, float sum) { return sum == 0 ? -kInfini
 
 // ---- kernels
 
+// A block: 64 stacked rows of one key/value head, `columns` columns of their output, one split of the keys.
+//
+//   registers  a wavefront owns kTiles tiles of 16 rows: scores [16][32], maxima and sums of rows, out [16][columns]
+//   q          [64][kSlice] queries; at the end the outputs, so that rows leave whole
+//   kv         [32][kSlice] the span's keys, then its values
+//   weights    [64][32] in T: each wavefront writes and reads the rows of its own tiles
+//   position   [64] the key that a row's query stands at; special: a flag of each wavefront, that v is not finite
+//
+// For each span of 32 keys: by slices of the depth (barrier, stage k, and q if it does not lie there yet, barrier, add
+// scores); softmax; by slices of the columns (barrier, stage v, barrier, out += weights v). The first barrier of a pair
+// waits for the readers of q, kv and special, the second shows what was staged, and the weights to their wavefront.
 template <class T, int columns> __global__ void __launch_bounds__(kThreads)
     attend(Problem p, Grid grid, View o, float* lse, Partial partial) {
   constexpr int kSlice = columns < kWidestSlice<T> ? columns : kWidestSlice<T>, kPitch = kSlice + kPad;
@@ -244,7 +255,8 @@ template <class T, int columns> __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One row of a task, its splits in order.
+// A block: one row of a task. Every thread reads the row's largest scores and sums of all splits and adds up, in the
+// splits' order, its own columns of partial.o [task][split][64][width], 128 apart. Nothing is shared: no barrier.
 template <class T> __global__ void __launch_bounds__(kThreads)
     merge(Problem p, Grid grid, View o, float* lse, Partial partial) {
   const Shape& s = p.shape;

@@ -79,6 +79,21 @@ inline int64_t list_row_blocks(const Problem& p, RowBlock* out) {
   return count;
 }
 
+// A task of attention: up to 96 rows of one key/value head by blocks of 192 keys, in float32. In the workspace:
+//
+//   q       [rows][q_pitch] the rows times scale, packed once    scores  [rows][192], in place the weights
+//   keys    [192 / kPanel][depth][kPanel] of a block             o       [rows][o_pitch] and, of each row, largest [1],
+//   values  [192][v_pitch] of a block                                    sums [kLanes] and the block's factor [1]
+//
+// A block: by panels of keys, each tile [kTileRows][kPanel] of scores; by rows, the weights; by panels of columns, each
+// tile of o. A tile's sums are in registers; the panel is the outer loop and stays in cache. keys and values of all
+// blocks are packed before the tasks start, or a task packs one block after the other into its thread's slice.
+//
+// A task of attention_backward owns 96 keys (grad_k, grad_v) or 96 rows (grad_q) and walks along blocks of 96 of the
+// others. keys_t, values_t [96 / kPanel][columns][kPanel] and keys [96][pitch] of all blocks are packed before; a
+// thread's slice has q and grad_o [96][pitch], p and ds [96][96], first scores and grad_o v^T, in place probabilities
+// and gradients of the scores, and the sums that the task owns. Every phase ends with its parallel_for: within one no
+// task reads what another writes.
 // What a register tile of rows sees of a block of keys, counted from the block's first key. Whole vectors of keys are
 // computed; where every row sees all of those, no mask is needed.
 struct Tile {
