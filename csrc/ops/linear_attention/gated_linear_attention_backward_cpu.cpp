@@ -8,6 +8,13 @@ namespace SBHAL_ISA {
 namespace {
 
 // One task's slice of the workspace, in floats. States are S^T, the task's part of K: tiles of [V][width].
+//
+//   checkpoints  a state every `chunk` blocks          history   [16][V][width], one tile's states after each token
+//   blocks       a state a block of one chunk          gradient  a state: D, carried from block to block
+//   k, decay, dk, dg [16][part of K]; v, dv [16][V]; folded [17][part of K]; 16-bit q, grad_o, dq as float32
+//
+// A block: each tile goes forwards through its tokens (pass), then backwards (reverse), while history is in cache.
+// Tasks write nothing that another reads: parallel_for ends before their shares of dv and dg are added.
 struct Layout {
   int64_t state, chunk, k_pitch, v_pitch;  // floats of a state, blocks between checkpoints, staged rows along K and V
   int64_t checkpoints, blocks, history, gradient, k, decay, folded, v, q, grad_o, dq, dk, dv, dg, total;

@@ -21,6 +21,11 @@ constexpr int kAhead = 8;     // spans whose terms are read before they are need
 
 // ---- the states
 
+// A block: one span of a key/value head, 32 channels by 64 columns. Registers: the run of each thread (RunDecays), and
+// kJobs tiles a wavefront of the sums [32][64]. Shared: decayed [32 channels][64 tokens], rows [64 tokens][64 columns],
+// products. Each head: barrier, stage both, barrier, sums += decayed rows; the first waits for the readers of the head
+// before, the second shows what was staged.
+//
 // X^T rows, 32 channels by 64 columns: the keys with the decays after them and v, or the queries with those until them
 // and grad_o. What enters a state is not rounded: three bfloat16 hold a float32.
 template <class T, bool backwards> __global__ void SBHAL_BOUNDS(kThreads, 2) add_to_states(Backward p) {
@@ -77,7 +82,9 @@ template <class T, bool backwards> __global__ void SBHAL_BOUNDS(kThreads, 2) add
   if (!backwards && first == 0 && run() == 0 && inside) p.decays[base * p.size.K + d] = decays.product(0, kSpan / kRun);
 }
 
-// One thread an element of one sequence's states, and one of their gradients.
+// One thread an element of one sequence's states, and one of their gradients, in a register from span to span: forwards
+// in blocks of even number, backwards in odd ones. It reads the terms and decays of eight spans before it replaces
+// those terms by states. Threads share nothing: no barrier.
 __global__ void __launch_bounds__(kThreads) pass_states(Backward p) {
   const int64_t elements = p.size.K * p.size.V, parts = ceil_div(elements, kThreads);
   const bool backwards = blockIdx.x % 2;
@@ -166,6 +173,17 @@ template <class T> struct Scores {
   }
 };
 
+// A block: dv of one span of a key/value head, four tiles of 32 columns.
+//
+//   registers  of a wavefront: kJobs tiles of sums [64 tokens][32] for each of the four, kOwned of the ten of scores
+//   staged     in turn offers [64 tokens][32 channels] and the state's gradient [32][32]; offers alone; ten scores
+//              [16 keys][16 queries] and grad_o [64][32]; results [64][32] float
+//   shared     products [8 runs][32 channels]; diagonal [64], each token's q k
+//
+// Each 32 channels: offers; each tile of columns (stage state | sums |). Each query head: diagonal = 0 | each 32
+// channels: six levels (offers | scores |); scores out; each tile of columns (stage grad_o | sums |). Each tile of
+// columns: results = sums | rows out |. Every | is a barrier: it shows what was staged, or waits for its readers before
+// the place is another's. RunDecays has one more, which shows products.
 template <class T> __global__ void SBHAL_BOUNDS(kThreads, kResident<T>) values(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput, kSum = Parts<T>::kSum;
@@ -280,6 +298,7 @@ template <class T> __global__ void SBHAL_BOUNDS(kThreads, kResident<T>) values(B
 
 // ---- dg of gates per head
 
+// One thread an element of [B, T, heads]: it adds the shares [tiles][B, T, heads] in the tiles' order. No barrier.
 template <class G> __global__ void __launch_bounds__(kThreads) sum_gates(Backward p) {
   const int64_t size = p.size.batch * p.size.tokens * p.size.heads;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;

@@ -186,6 +186,8 @@ struct HalfDecays {
 
 constexpr int kZeroThreads = 256;
 
+// The grid strides over the elements of the tokens that belong to no sequence; every block finds where they begin by
+// itself. Nothing is shared: no barrier.
 template <class T> __global__ void __launch_bounds__(kZeroThreads)
     zero_tail_kernel(Tensor cu_seqlens, T* x, int64_t tokens, int64_t token_size) {
   const int64_t begin = index_within(cu_seqlens, cu_seqlens.shape[0] - 1, tokens) * token_size;

@@ -73,6 +73,14 @@ struct Forward {
     for_each_row(task, [&](int64_t i, int64_t j, int64_t n, float* from) { store(x + i * size.V + j, load(from), n); });
   }
 
+  // A task has a part of the columns of one head's state, through a whole sequence. In its slice of the workspace:
+  //
+  //   state       one tile [K][width] after another, width being one or two vectors
+  //   k, decay, v [16 tokens][K], [16][K] and [16][the part's columns] of a block
+  //   q, o        [16][group][K] of a block, [16][group][width] of a tile; float32 is read and written in place instead
+  //
+  // Tokens of a block are staged once; then each tile goes through all of them before the next tile does. Tasks write
+  // nothing that another reads: the only barrier is the end of parallel_for.
   void block(const Task& task, const Sequence& here, int64_t count, int64_t left) const {
     const int64_t pitch = round_up(size.K, kLanes);
     float *rows = task.scratch + at.k, *values = task.scratch + at.v, *decay = task.scratch + at.decay;

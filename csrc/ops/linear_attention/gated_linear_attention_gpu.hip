@@ -59,6 +59,11 @@ struct Task {
 
 // ---- segments: what each adds to the state, for all but the last
 
+// A block: one segment of a key/value head, 64 columns of v. In registers the state [K][64], from zero, and in thread
+// c < 128 the decays of channels c and c + 128 over the segment; in shared memory, as advance() needs them, values
+// [64][16 tokens], keys [128][16 tokens] and total [128]. A chunk: stage values, advance. Both of advance()'s barriers
+// serve the values too, so there is no other. At the end the state goes to starts, the decays, if these are the head's
+// first columns, to decays.
 template <class T, int kRowTiles> __global__ void SBHAL_BOUNDS(kThreads, (kResident<T, kRowTiles>))
     contributions_kernel(Problem<T> p) {
   using E = typename Parts<T>::Element;
@@ -90,7 +95,8 @@ template <class T, int kRowTiles> __global__ void SBHAL_BOUNDS(kThreads, (kResid
   }
 }
 
-// Contributions become the states at the segments' starts. Threads over [n][head][K][V].
+// Contributions become the states at the segments' starts, in place. A thread has one element of [n][head][K][V] and
+// walks along the segments, the state in a register. Nothing is shared: no barrier.
 template <class T> __global__ void __launch_bounds__(kThreads) chain_kernel(Problem<T> p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, size = p.size.K * p.size.V;
   if (index >= p.size.sequences * p.size.heads * size) return;
@@ -114,6 +120,16 @@ template <class T> __global__ void __launch_bounds__(kThreads) chain_kernel(Prob
 
 // ---- the pass over the chunks
 
+// A block: one segment of a key/value head with all its query heads, 64 columns of v.
+//
+//   registers  the state [K][64] from chunk to chunk, and what Outputs::run holds of one chunk
+//   values     [64][16 tokens]
+//   slab       in turn decayed queries [kHeads * 16 tokens][32 channels] and the state's columns [64][32]; scores
+//              [kHeads * 16][16]; outputs [kHeads * 16][64]; decayed keys [128][16 tokens]
+//   decay      in turn [16 tokens][128 channels] products from the chunk's start, and total [128]
+//
+// A chunk: stage values, Outputs::run, advance. Each of the two leaves all shared memory but the values free, behind a
+// barrier; the values are first read behind run's first barrier, and free after advance's last.
 template <class T, int kRowTiles> __global__ void SBHAL_BOUNDS(kThreads, (kResident<T, kRowTiles>))
     outputs_kernel(Problem<T> p) {
   using E = typename Parts<T>::Element;

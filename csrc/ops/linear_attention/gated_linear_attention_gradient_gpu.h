@@ -135,6 +135,9 @@ SBHAL_INLINE bool ends(int half, int e) { return ((run_token() + e + 1) & (half 
 SBHAL_INLINE int first_run(int half) { return run_token() / half * half / kRun; }
 SBHAL_INLINE int end_run(int half) { return first_run(half) + max(half / kRun, 1); }
 
+// The span's tile [64 tokens][32 channels]: thread t holds the alphas of tokens 8 (t / kTile) .. + 7 of channel t mod
+// kTile; products [8 runs][32 channels] lie in shared memory. The constructor ends with the barrier that shows them:
+// whoever makes another one in the same memory needs a barrier between, behind the last use of the first.
 struct RunDecays {
   float alpha[kRun];
   const float* products;  // of each run and channel, in shared memory
@@ -245,7 +248,13 @@ template <int parts, class E> SBHAL_INLINE void stage_state(const float* state, 
   stage<parts, kTile, kTile>(state + d * static_cast<int64_t>(V) + first, V, K - d, V - first, V % 4 == 0, to);
 }
 
-// ---- the tiles of a span's scores: four on the diagonal, two of the level of 16 tokens, four of that of 32
+// ---- the tiles of a span's scores: four on the diagonal, two of the level of 16 tokens, four of that of 32:
+//
+//                   keys 0..15   16..31   32..47   48..63
+//   queries 0..15        0
+//   queries 16..31       4          1
+//   queries 32..47       6          7        2
+//   queries 48..63       8          9        5        3
 
 SBHAL_INLINE int query_block(int i) { return i < 4 ? i : i < 6 ? 2 * i - 7 : i / 2 - 1; }
 SBHAL_INLINE int key_block(int i) { return i < 4 ? i : i < 6 ? 2 * i - 8 : i % 2; }

@@ -93,6 +93,18 @@ template <class T, int kSum> struct Levels {
   SBHAL_INLINE float result(int e) const { return results[(run_token() + e) * kResultPitch + run_channel()]; }
 };
 
+// A block: 64 tokens by 32 channels of a key/value head with its query heads.
+//
+//   registers  of a thread: its run of eight tokens of one channel of q, k, dq, dk and of the gates' gradient; of a
+//              wavefront: kJobs tiles of sums [64 tokens][32 channels], kOwned of the ten tiles of scores
+//   staged     in turn state [32 channels][32 columns], grad_o and v [64 tokens][32 columns]; offers [32 channels][64
+//              tokens] and ten scores [16][16]; results [64][32] float lie behind the latter, maybe over the former
+//   shared     products and totals [8 runs][32 channels], diagonal [64 tokens], through [32 channels]
+//
+// First the keys: each 32 columns (| stage | sums) | results = sums, through | dk. Then each query head: each 32
+// columns (| stage | sums, scores) | results = sums, scores and diagonal out | dq; six levels (offers, scores of the
+// level | results = scores offers | dq, dk). Every | is a barrier: what was written before it is read behind it, what
+// was read before it may be replaced. add_runs() has one more, between its writing and its reading of totals.
 template <class T, int kSum> __global__ void SBHAL_BOUNDS(kThreads, kResident<T>) keys_and_queries(Backward p) {
   using E = typename Parts<T>::Element;
   constexpr int kInput = Parts<T>::kInput;

@@ -169,6 +169,14 @@ template <class T> struct Outputs {
     }
   }
 
+  // One chunk, kHeads query heads at a time. Registers: sums [kHeads * 16 tokens][64 columns] in the wavefronts' tiles,
+  // and eight neighbouring channels of each row of queries that the thread stages, read one slab ahead.
+  //
+  //   each 128 channels    stage decays | each slab of 32: stage state and queries | add their product |
+  //   then                 stage scores | add scores values | stage outputs | write rows |
+  //
+  // Every | is a barrier: it shows what was staged before it, or waits for its readers before something else takes the
+  // place. The slab is the place of queries and state, then of the scores, then of the outputs; decays have their own.
   template <int kRowTiles>
   SBHAL_INLINE void run(State<T, kRowTiles>& state, const Gates<T>& gates, const E* values) const {
     using Tiles = State<T, kRowTiles>;

@@ -27,6 +27,17 @@ struct StateColumns {
 };
 
 // q, k, v, o [B, T, heads, ...]; o is contiguous.
+//
+// A block of 256 threads has 32 columns of one head's state [K][V]. The state stays in memory; 128 channels of it at a
+// time, a slab, are in registers: thread t has columns 4 (t mod 8) .. + 3 of channels t / 8, + 32, + 64, + 96. Shared:
+// decays and keys [128], queries [8 heads][128], and partial [wavefronts][8 heads][32 columns].
+//
+//   each 8 query heads   each slab: read state, barrier, stage decays, keys, queries, barrier, advance and write the
+//                        state (the first eight heads only), add to the thread's sums [8 heads][4 columns]
+//   then                 add the sums across the wavefront's lanes, partial, barrier, one output a thread
+//
+// The first barrier waits for the readers of the slab before, the second shows the new one, the third shows partial; a
+// last one waits for its readers before the next token. A thread reads no state that another one writes.
 template <class T> struct Token {
   const Tensor &q, &k, &v, &g, &o;
   int64_t batch, token, head;
@@ -127,6 +138,8 @@ struct Recurrence {
   bool output_final_state;
 };
 
+// A block: 32 columns of one key/value head's state in the workspace, through all tokens of a sequence, one by one as
+// the picture above Token has it. The same thread writes the first state, advances it and copies the last one.
 template <class T> __global__ void __launch_bounds__(kTokenThreads) recurrence_kernel(Recurrence p) {
   const int64_t parts = ceil_div(p.size.V, kTokenColumns), part = blockIdx.x % parts;
   const int64_t head = blockIdx.x / parts % p.size.heads, n = blockIdx.x / parts / p.size.heads;

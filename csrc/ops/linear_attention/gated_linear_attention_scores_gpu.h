@@ -31,6 +31,17 @@ template <class T> struct Scores {
   }
 };
 
+// A block: the scores of one chunk of a key/value head, 16 query heads at a time; each wavefront takes kTokens of the
+// 16 query tokens i, one a round.
+//
+//   registers      of each of the wavefront's tokens: sums [16 heads][16 tokens j]
+//   alpha, keys    [16 tokens][32 channels] of the slab, for all wavefronts
+//   queries        [16 heads][32] of token i, the wavefront's own
+//   decayed_keys   [16 tokens j][32] the wavefront's own; rows behind i are left over and their sums dropped
+//
+// A slab of 32 channels: barrier, stage alpha and keys, barrier; each round: a lane walks down one channel's keys, all
+// stage the queries, wave_sync, sums += queries decayed_keys^T, wave_sync. The first of each pair waits for the readers
+// of what was there (of the wavefront's own: the last of the round before), the second shows what is.
 template <class T> __global__ void SBHAL_BOUNDS(kScoreThreads, 4)
     scores_kernel(Tensor q, Tensor k, Tensor g, Scores<T> scores, int K, bool aligned) {
   constexpr int kWaves = kScoreThreads / SBHAL_WAVE, kTokens = kChunk / kWaves;

@@ -66,7 +66,17 @@ template <class T> struct Keys {
   }
 };
 
-// kRowTiles covers K.
+// kRowTiles covers K. The state [kRowTiles * 16 channels][64 columns] is float32 in registers; of a block of eight
+// wavefronts each holds, as 16 x 16 tiles (of four, each holds what is here that of w and w + 4):
+//
+//                     columns 0..15   16..31   32..47   48..63
+//   channels 0..15         0            1        2        3
+//   channels 16..31        4            5        6        7
+//   channels 32..47        0            1        2        3    and so on
+//
+// advance() takes 128 channels at a time: stage keys [128][16 tokens] and total [128], barrier, f, tiles = total tiles
+// + keys values^T with values [64][16 tokens], barrier. The first barrier shows the keys, their total and, once a
+// chunk, the values that the caller staged; the second waits for the readers of all three.
 template <class T, int kRowTiles> struct State {
   using E = typename Parts<T>::Element;
   static constexpr int kOwn = kRowTiles / Place::kRowWaves, kStages = (kRowTiles * 16 + kStaged - 1) / kStaged;

@@ -63,6 +63,10 @@ struct Step {
   const Tensor& state;
   float scale;
 
+  // A task has a part of the columns of one row's and head's state, which stays where it is: tiles [K][one or two
+  // vectors] of it are advanced and written once, row by row. Its slice of the workspace holds k and decay [K], v
+  // [the part's columns] and, unless they are float32, q [group][K] and o [group][width of a tile]. No two tasks share
+  // columns of a state, and no two rows a slot.
   void run(int64_t b, int64_t slot, int64_t head, int64_t first, int64_t count, float* scratch) const {
     const Sequence here = {b, 0, 1};
     float *row = scratch + at.k, *decay = scratch + at.decay, *values = scratch + at.v;

@@ -13,6 +13,8 @@ struct Step {
   bool aligned;  // rows of the state start on 16 bytes
 };
 
+// A block: one row of the batch, one key/value head, 32 columns of its state, advanced in place by one token as the
+// picture above Token has it. Whether there is a state is one answer for the block: all threads meet at the barriers.
 template <class T> __global__ void __launch_bounds__(kTokenThreads) step_kernel(Step p) {
   const int64_t parts = ceil_div(p.size.V, kTokenColumns), part = blockIdx.x % parts;
   const int64_t head = blockIdx.x / parts % p.size.heads, b = blockIdx.x / parts / p.size.heads;

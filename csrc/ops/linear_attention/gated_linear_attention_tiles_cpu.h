@@ -31,6 +31,13 @@ struct HeadRows {
 
 // ---- one token over one state tile:  to = gate * from + row column^T,  y_h = scale * x_h^T to
 
+// A tile [rows][one or two vectors] lies in L1 from token to token of a block. In registers: y [M heads][vectors],
+// column and, if gates go with the columns, column_gate [vectors]. Row after row passes through them:
+//
+//   s = gate * from[i] + row[i] column;  to[i] = s;  y_h += x_h[i] s for each of the M heads
+//
+// so a row is read and written once for M heads; further heads pass over the tile again and only read it.
+
 struct Pass {
   int64_t rows;
   const float* from;
@@ -158,6 +165,8 @@ struct Reverse {
   float scale;
 };
 
+// In registers q [M heads][vectors], and k, decay, dk, dg [vectors]. kLanes rows of D and of the state before pass by
+// at a time; D's products with k are as many vectors, whose sums are one vector of dv.
 template <int M, int NV, bool kLast> void reverse_heads(const Reverse& p, int64_t t, int64_t head) {
   vf q[M][NV], k[NV], decay[NV], dk[NV], dg[NV];
   const float* grad_o[M];
