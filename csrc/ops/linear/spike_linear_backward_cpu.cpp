@@ -51,6 +51,10 @@ struct Call {
     });
   }
 
+  // A task has a slice of the outputs, panel after panel of kColumns, and walks along blocks of up to kMostRows rows.
+  // On its stack: the panel for L1; weights [rows][kColumns], gradient times threshold, and sums [rows][kColumns] for
+  // L2; scale_gradient [groups of the panel][kColumns], added to grad_scales after each kDepth codes; bias_gradient.
+  // Its share [rows] of the thresholds' gradient is in the workspace; parallel_for ends before the shares are added.
   template <class Code>
   void run_block(Panel<Code>& panel, Scratch& s, int64_t column, int64_t first_row, int64_t rows, float* share) const {
     const Block block = {first_row, rows, s.sums, s.weights, s.scale_gradient};

@@ -38,6 +38,9 @@ SBHAL_INLINE int own_line() {  // -1 for all but one of those that share it
   return threadIdx.x % kSharers == 0 ? static_cast<int>(threadIdx.x) / kSharers : -1;
 }
 
+// A block: 64 rows by 64 outputs, along all groups, as the forward has them: totals in registers, operands as Tile
+// holds them. Then square [64 rows][64 outputs] of gradient times total in shared memory, a barrier that shows it, and
+// four threads a row add it up. shares [blocks of outputs][rows] is in the workspace.
 template <class Code> __global__ void __launch_bounds__(kThreads)
     threshold_shares(Problem p, Gradient gradient, float* shares, int64_t high) {
   SBHAL_SPIKE_OPERANDS(operands);
@@ -58,6 +61,7 @@ template <class Code> __global__ void __launch_bounds__(kThreads)
   if (line >= 0 && tile.row + line < gradient.rows) shares[across * gradient.rows + tile.row + line] = sum;
 }
 
+// One thread a row adds up its shares in the order of the outputs. Nothing is shared: no barrier.
 __global__ void __launch_bounds__(kThreads) add_shares(const float* shares, int64_t rows, int64_t across, float* out) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= rows) return;
@@ -66,6 +70,9 @@ __global__ void __launch_bounds__(kThreads) add_shares(const float* shares, int6
   out[row] = sum;
 }
 
+// A block: one group of 64 outputs, along all rows, 64 at a time. Registers: the group's sums of the rows at hand,
+// times gradient and threshold, added to totals [64][64] of a row's place among its 64 and the output. Then square, as
+// above: a barrier shows it, and four threads an output add up its column. Other barriers are Tile's.
 template <class Code> __global__ void __launch_bounds__(kThreads)
     scale_gradients(Problem p, Gradient gradient, Tensor v_threshold, float* out) {
   SBHAL_SPIKE_OPERANDS(operands);
@@ -96,7 +103,8 @@ template <class Code> __global__ void __launch_bounds__(kThreads)
   if (line >= 0 && column + line < layer.outputs) out[(column + line) * layer.groups + group] = sum;
 }
 
-// kTile outputs a block, its rows in kSharers interleaved parts.
+// A block: 64 outputs, neighbouring threads neighbouring ones, the rows in four interleaved parts. parts [4][64] in
+// shared memory; one barrier shows it to the first part's threads, which add up the others in order.
 __global__ void __launch_bounds__(kThreads) bias_gradients(Gradient gradient, Tensor out) {
   SBHAL_SHARED(float, parts, kThreads);
   const int column = static_cast<int>(threadIdx.x) % kTile, part = static_cast<int>(threadIdx.x) / kTile;
@@ -110,6 +118,7 @@ __global__ void __launch_bounds__(kThreads) bias_gradients(Gradient gradient, Te
   put(out, n, sum);
 }
 
+// One thread an element, for where there is no gradient.
 __global__ void __launch_bounds__(kThreads) clear(Tensor out, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) put(out, i, 0.0f);

@@ -40,6 +40,10 @@ struct Call {
   const Counts counts;
   const Tensor &v_threshold, &weight, &scales, &bias, &y;
 
+  // A task has a block of up to kMostRows rows by some panels of kColumns outputs, one after the other. On its stack:
+  // the panel, units [kDepth / kCodes][kColumns] for L1, and sums [rows][kColumns] over all depths for L2. For each
+  // kDepth codes: pack the panel, then every tile of rows passes by it. Tasks write different outputs; the counts as
+  // bytes are in the workspace before the tasks start.
   template <class Code> void run(int64_t column, int64_t first_row, int64_t rows) const {
     Panel<Code> panel;
     alignas(64) float sums[kMostRows * kColumns], added[kColumns];

@@ -88,6 +88,16 @@ struct Operands {
 };
 
 // The tile of rows [row, row + kTile) by outputs [column, column + kTile); past the ends it is zeros.
+//
+//   registers  of a wavefront: kTiles of the sixteen 16 x 16 tiles of [64 rows][64 outputs], four across: sums of low
+//              halves, of low by high ones and, where codes have 16 bits, of high ones; of a thread: the eight counts
+//              and codes of the next step that it stages
+//   counts     [2 halves][64 rows][32] and codes [2 halves][64 outputs][32] of a step, bfloat16, pitch kPitch
+//   scales     [64] of the group; beyond: of each wavefront, which high halves it saw
+//
+// A step of 32 codes: barrier, both operands from registers to shared memory, barrier, ask for the next step, multiply.
+// The first barrier waits for the readers of the step before, and of the scales of the group before; the second shows
+// the operands, the scales and what is beyond. f runs before the next barrier, so it may read the scales.
 template <class Code> struct Tile {
   const Problem& p;
   const Operands& shared;

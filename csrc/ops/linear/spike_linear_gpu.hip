@@ -26,6 +26,9 @@ struct Result {
   }
 };
 
+// A block: 64 rows by 64 outputs, along all groups. Shared memory and its barriers are Tile's; a wavefront adds the
+// sums of each group, times their scales, to the totals of the same elements in registers, and writes those from there.
+// Blocks of neighbouring numbers have the same outputs, so that the weights they share are in cache.
 template <class Code> __global__ void __launch_bounds__(kThreads)
     multiply_tiles(Problem p, Result result, int64_t high) {
   SBHAL_SPIKE_OPERANDS(operands);
@@ -58,7 +61,10 @@ SBHAL_INLINE int64_t from_lane(int64_t v, int mask) {
   return static_cast<int64_t>(static_cast<uint64_t>(high) << 32 | low);
 }
 
-// A team of lanes for each output, as many as a group has packs of kCodes.
+// A team of lanes for each output, as many as a group has packs of kCodes: two, four or eight; a block has 256 / team
+// outputs and `rows` rows. A lane holds its 16 codes of a group and those of the next one, and of every row a sum and a
+// total; counts come from cache. Sums meet by shuffles at each group's end, for which lanes past the last output go on
+// with that one's codes. Nothing is shared: no barrier.
 template <class Code, int rows> __global__ void __launch_bounds__(kThreads)
     multiply_rows(Problem p, Result result, int team, int64_t blocks) {
   using Sum = typename SumOf<Code>::type;

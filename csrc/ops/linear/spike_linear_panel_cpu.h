@@ -97,6 +97,14 @@ SBHAL_INLINE bool any_bits(vi v) {
 #endif
 }
 
+// Panel for the L1 cache, on a task's stack:
+//
+//   units   [kDepth / kCodes][kColumns] row u: codes u * kCodes .. of each output, two vectors side by side
+//   scales  [groups][kColumns], and start the same where bytes are multiplied
+//   wide    [groups]
+//
+// pack() takes the same vector of codes of kLanes outputs, transposes that square in registers and stores its columns
+// as halves of rows of units. Rows past the depth at hand are never read.
 template <class Code> struct Panel {
   static constexpr bool kBytes = kBytesMultiply && sizeof(Code) == 1;
   static constexpr int kCodes = kBytes ? 4 : 2;  // of a unit

@@ -169,6 +169,11 @@ template <int kRows, class Code> struct Tile {
   }
 };
 
+// In registers: the sums of a group, [kRows][2 vectors of outputs] integers, and total, as many floats. The panel lies
+// in L1 for all tiles of the block: two vectors of its units are read once for kRows rows, of each of which one unit of
+// counts is spread over the lanes. A group's sums meet its scales, and the backward's weights of the rows, before the
+// next group is summed.
+//
 // Adds what the panel's codes, [first, first + depth) of every row, give to rows [row, row + kRows) of the block. Out
 // of line, so that the compiler gives the inner loops all registers.
 template <int kRows, class Code> __attribute__((noinline)) void add_tile(const Panel<Code>& panel, const Counts& counts,
