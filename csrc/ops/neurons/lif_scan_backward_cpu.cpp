@@ -149,7 +149,15 @@ template <class T> void sweep(const Neuron& n, const Sequences<T>& seq, int64_t 
   }
 }
 
-// All steps of one block: forwards for the states between segments, then back through the segments.
+// All steps of one block: forwards for the states between segments, then back through the segments. A task takes one
+// block after the other. State is for L1; the thread's slice of the workspace, for L2, has rows of kBlock floats:
+//
+//   starts      [segments] the state before each
+//   potentials  [length] of the segment at hand
+//   fired       [1 + length] what the step before fired, where that matters; from its second row on the steps' spikes
+//
+// The way forwards leaves the last segment's rows, from which the way back begins; each earlier segment is replayed and
+// swept. No task reads what another writes.
 template <class T>
 void scan_back(const Neuron& n, const Sequences<T>& seq, int64_t steps, State& state, float* scratch) {
   const Segments segments(steps);

@@ -156,7 +156,14 @@ template <class T> SBHAL_INLINE void segment_back(const Segment& segment, const 
   }
 }
 
-// `states` has room for those at the starts of all segments but the last.
+// A block: 128 neurons, each a thread's alone.
+//
+//   potentials, emitted  [16 steps of a segment][128 threads] in shared memory: neighbours in neighbouring banks
+//   registers            the state, the gradients carried back, and batches of four steps of what is read ahead
+//   states               [segments but the last][neurons] in the workspace, those at their starts
+//
+// Forwards through all segments but the last, keeping states; then from the last one back: replay a segment into the
+// thread's columns, sweep back over it. A thread reads only columns and states that it wrote itself: no barrier.
 template <class T, bool delayed> __global__ void __launch_bounds__(kThreads)
     scan_back(Scan scan, Parameter last, Sequences<T> seq, float* states, void* grad_v0, void* grad_decay,
               void* grad_threshold) {

@@ -22,6 +22,10 @@ struct State {
   alignas(64) float threshold[kBlock];
 };
 
+// A task takes blocks of kBlock neurons, eight vectors, one after the other through all steps. v, decay and threshold
+// [kBlock] stay in L1; rows of x, spikes and states [T][neurons] pass by, each element once. The eight vectors of a
+// step depend on nothing of one another.
+//
 // One step of `lanes` neurons; v_row is null where the states of single steps are not wanted.
 template <class T> SBHAL_INLINE void step(const Neuron& n, State& state, const T* x, T* spikes, float* v_row,
                                           int64_t lanes, bool around_cache) {

@@ -73,6 +73,10 @@ SBHAL_INLINE Pack<T, together> step(const Neuron& n, const Pack<T, together>& x,
   return emitted;
 }
 
+// A thread: `together` neighbouring neurons, one or two, through all steps; a wavefront reads and writes neighbouring
+// elements of a row. In registers: v, decay and threshold [together], and inputs [8 steps][together] twice, those of
+// now and those on their way. Eight steps: take what came, ask for the next eight, compute, write spikes and, if they
+// are wanted, states. Threads share nothing: no barrier, so those past the last neuron may leave.
 template <class T, int together, Fire fire, bool delayed> __global__ void __launch_bounds__(kThreads)
     scan_neurons(Scan scan, Steps<const T> x, Steps<T> spikes, Steps<float> v, float* v_final) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * together;
