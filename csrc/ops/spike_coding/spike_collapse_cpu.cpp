@@ -62,6 +62,9 @@ void check_seen(const Extremes& seen, const char* coding) {
          seen.high > 32767 ? "above 32767" : "below -32768");
 }
 
+// A task has a piece of about kChunk elements; their counts, int32 [kChunk] on its stack, stay in L1 while one plane of
+// the trains after the other is added. The extremes that all tasks reach in the first pass are compared and swapped
+// atomically; parallel_for ends before they are read.
 template <Coding coding> void collapse(const Tensor& trains, const Rows& rows, bool msb_first, const char* name,
                                        const Tensor& counts, int num_threads) {
   const auto piece = [&](int64_t row, int64_t begin, int64_t end, int32_t* decoded) {

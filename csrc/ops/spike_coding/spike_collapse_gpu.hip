@@ -11,6 +11,9 @@ int64_t plan(const Tensor& trains, const char* coding, const char* bit_order) {
   return 0;
 }
 
+// A thread: `together` neighbouring elements, eight or one, of all planes of trains [steps][rows][width]; their counts
+// grow in registers and are written once. Threads share nothing: no barrier.
+//
 // `trains` is the step that begins a count, the others follow at `stride`.
 template <Coding coding, int together> __global__ void __launch_bounds__(kThreads)
     collapse(const int8_t* trains, Rows rows, int64_t steps, int64_t stride, int16_t* counts) {

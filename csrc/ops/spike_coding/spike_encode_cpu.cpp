@@ -8,6 +8,8 @@ namespace {
 typedef int16_t vs __attribute__((vector_size(2 * kLanes), may_alias));
 typedef int16_t vs_unaligned __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
+// A task has 16 rows, one after the other: a pass over the row for its threshold, one for its counts, a vector at a
+// time in registers. The row is in cache for the second; results larger than the cache all together go around it.
 template <class T> void encode_row(const T* x, int64_t width, float threshold, int16_t* counts, bool around_cache) {
   const vf t = set(threshold);
   int64_t i = 0;

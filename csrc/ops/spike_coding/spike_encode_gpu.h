@@ -76,6 +76,15 @@ template <class T, int count> SBHAL_INLINE float sum_magnitudes(const Pack<T, co
 }
 
 // Result says what becomes of a value: its type and of(x, threshold).
+//
+// A block: eight rows, 32 threads each, or one row.
+//
+//   registers  of a thread: 32 values of its row as packs of 16 bytes, member, member + team, ...; further ones, of a
+//              wide row, pass by and are read again in the second pass
+//   partial    [8] in shared memory, only where the block is the team: what each 32 threads have summed
+//
+// Read and add up, sum over the team, threshold, write a result for every value. The one barrier, in team_sum(), shows
+// partial to all; it is written once, so nobody waits for its readers. Threads of a row that is none stay for the sum.
 template <class Result, class T, bool aligned, int team> __global__ void __launch_bounds__(kThreads)
     code_rows(const T* x, Rows rows, Threshold rule, typename Result::type* results, float* thresholds) {
   constexpr int count = 16 / sizeof(T), held = kHeldValues / count;

@@ -42,6 +42,8 @@ void check_counts(const Tensor& counts, const Rows& rows, const char* coding, in
        lowest < range.low ? lowest : highest, coding, static_cast<long long>(timesteps), range.low, range.high);
 }
 
+// A task has a piece of about kChunk counts, which stays in L1 while one plane of the trains after the other is written
+// from it. The pass before this one, over the same pieces, has refused what the coding cannot hold.
 template <Coding coding> void expand(const Tensor& counts, const Rows& rows, int64_t timesteps, bool msb_first,
                                      const Tensor& trains, int num_threads) {
   parallel_pieces(rows, num_threads, [&](int64_t row, int64_t begin, int64_t end) {

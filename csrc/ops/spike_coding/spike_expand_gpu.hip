@@ -11,6 +11,8 @@ int64_t plan(const Tensor& counts, const char* coding, int64_t timesteps, const 
   return 0;
 }
 
+// A thread: `together` neighbouring counts, eight or one, in registers through all steps; it writes as many spikes of
+// each plane of trains [steps][rows][width]. Threads share nothing: no barrier.
 template <Coding coding, int together> __global__ void __launch_bounds__(kThreads)
     expand(const int16_t* counts, Rows rows, int64_t timesteps, bool msb_first, int8_t* trains) {
   const int64_t first = first_element<together>(), all = rows.count * rows.width;

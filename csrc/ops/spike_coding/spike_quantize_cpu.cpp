@@ -5,6 +5,8 @@ namespace sbhal {
 namespace SBHAL_ISA {
 namespace {
 
+// A task has 16 rows, one after the other: a pass over the row for its threshold, one for its values, a vector at a
+// time in registers. The row is in cache for the second; results larger than the cache all together go around it.
 template <class T> void quantize_row(const T* x, int64_t width, float threshold, T* y, bool around_cache) {
   const vf t = set(threshold);
   for (int64_t i = 0; i < width; i += kLanes) {
