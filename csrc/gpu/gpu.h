@@ -1,5 +1,6 @@
 // What a GPU kernel may use beyond the words that every vendor's compiler shares (__global__, threadIdx, blockIdx,
-// __syncthreads, integer atomics, float maths). A csrc/ops/<family>/<op>_gpu.hip includes this file and nothing of a vendor's.
+// __syncthreads, integer atomics, float maths). A csrc/ops/<family>/<op>_gpu.hip includes this file and nothing of a
+// vendor's.
 //
 // Blocks and grids are one-dimensional. A block has a multiple of 64 threads, so it is whole wavefronts on every
 // device; host code never knows the wavefront's size, device code takes it from SBHAL_WAVE and never writes it as a

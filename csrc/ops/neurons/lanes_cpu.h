@@ -1,8 +1,8 @@
 // Scans over the first axis of [T, ...] tensors on a CPU, a block of neurons at a time.
 #pragma once
-#include "neurons.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "neurons.h"
 
 namespace sbhal {
 namespace SBHAL_ISA {
