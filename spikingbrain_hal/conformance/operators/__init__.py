@@ -106,6 +106,8 @@ class Properties:
             ``linear`` if empty.
         wrong_contents: By an input's name, values of it that only a look into memory shows to be wrong, each with what
             is wrong; those of offsets and lengths are known.
+        nonfinite: Calls with infinite and NaN arguments on a device, by name, each with what is said of it; the finite
+            numbers among them have few bits, so that decisions are the same in float32 and in float64.
         huge: A case with an axis ``...`` that can be repeated beyond 2^31 elements.
         blocks: The blocks of a model that it works in, see :mod:`spikingbrain_hal.conformance.checks.blocks`.
         choices: Values of attributes to draw from, where the usual ones will not do.
@@ -126,6 +128,7 @@ class Properties:
     one_large_term: Callable[[Values, float], Values] | None = None
     proportional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     wrong_contents: Mapping[str, Callable[[Values], Iterable[tuple[str, Tensor]]]] = field(default_factory=dict)
+    nonfinite: Mapping[str, Callable[[str], Iterable[tuple[str, Values]]]] = field(default_factory=dict)
     huge: Case | None = None
     blocks: tuple[str, ...] = ()
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -7,8 +7,11 @@ the exact decision only where the potential is as close to the threshold as roun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +19,10 @@ from torch import Tensor
 
 from ...declare.spec import Case, OpSpec
 from ...ops.neurons.lif_scan import SPEC
+from ...ops.neurons.surrogates import SURROGATES
 from ..verdict.judge import WORKING_ROUNDOFF
 from ..verdict.oracle import reference_truth
-from ..verdict.truth import Named, Truth, in_float64
+from ..verdict.truth import Named, Truth, in_float64, named_results
 from . import ClosedForm, Pair, Properties, Relation, Values, register
 from ._shared import ones, times
 
@@ -198,6 +202,44 @@ def _large_start(a: Values, first: float) -> Values:
     return _only_integrates(a) | silent | ones(a, "x") | {"input_gain": 1.0, "v0": start}
 
 
+# ---- infinite and NaN potentials
+
+STEPS, NEURONS = 4, 16
+
+
+def _special_currents(device: str) -> Tensor:
+    """On a grid, one neuron in three all finite; in the others an infinity or NaN comes first, late, last, or both."""
+    steps, neurons = torch.arange(STEPS)[:, None], torch.arange(NEURONS)
+    currents = ((7 * steps + 3 * neurons) % 11 - 4) / 4.0
+    special = (math.inf, -math.inf, math.nan)
+    for neuron in range(10):
+        currents[neuron // 3, neuron] = special[neuron % 3]
+    currents[0, 10], currents[2, 10] = math.inf, -math.inf
+    return currents.to(device)
+
+
+def _nonfinite(device: str, surrogate: str = "sigmoid") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every reset, at once or delayed, of spikes and of counts, with and without a floor."""
+    x = _special_currents(device)
+    ones = torch.ones(NEURONS, device=x.device)
+    numbers = {"decay": 0.5, "input_gain": 1.0, "v_rest": 0.0625, "v_threshold": 1.0, "v_reset": 0.125, "strict": False}
+    shapes = {"surrogate": surrogate, "alpha": 1.5, "beta": 0.125, "count_rounding": "floor", "return_v": True}
+    tensors = {"x": x, "v0": 0 * ones, "decay_tensor": ones / 2, "v_threshold_tensor": ones}
+    settings = itertools.product(("none", "soft", "hard"), (False, True), (False, True), (1, 4), (-math.inf, -0.5))
+    names = ("reset", "reset_next_step", "detach_reset", "max_count", "v_min")
+    for values in settings:
+        chosen = dict(zip(names, values, strict=True))
+        yield ", ".join(f"{n}={v}" for n, v in chosen.items()), tensors | numbers | shapes | chosen
+
+
+def _nonfinite_gradients(device: str, surrogate: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same with what the backward is given beside: the forward's spikes, and gradients that are no zeros."""
+    for what, a in _nonfinite(device, surrogate):
+        forward = named_results(SPEC, SPEC.reference, [a[n] for n in SPEC.arguments])
+        given = {f"grad_{n}": torch.full_like(t, 0.75) for n, t in forward.items()}
+        yield what, a | given | {"spikes": forward["spikes"]}
+
+
 NUMBERS = Relation(_numbers_given_as_tensors, shows=lambda a: not a["decay_tensor"] and not a["v_threshold_tensor"])
 
 register(
@@ -213,12 +255,14 @@ register(
         closed_forms={"perfect_integrator": ClosedForm(_only_integrates, _integral)},
         one_large_term=_large_start,
         proportional={"v_final": ("x", "v0"), "v": ("x", "v0")},
+        nonfinite={"potentials": _nonfinite},
         huge=Case({"T": 4, "...": (1 << 14,)}, dict(return_v=False)),
         # a floor of the potential above the threshold fires by itself, which a delayed reset cannot tell from a spike
         choices={"v_min": (-torch.inf, -1.0)},
     ),
     backward=Properties(
         replay=_replay_gradients,
+        nonfinite={name: partial(_nonfinite_gradients, surrogate=name) for name in SURROGATES},
         relations={"numbers_given_as_tensors": NUMBERS},
         # a surrogate is no derivative of anything: with the spikes held, what remains is one
         smooth={"detach_reset": True, "grad_spikes": None},
