@@ -174,7 +174,7 @@ def test_the_page_says_what_happened() -> None:
         "T-7",
         "J. Doe",
         "2030-01-31",
-        "simulated, incomplete run, quick profile: no level, opset 1",
+        "simulated, incomplete run, quick profile: no level, draft opset 1",
     ):
         assert expected in page, expected
     assert "<b>Filtered.</b>" not in page
@@ -248,7 +248,7 @@ def test_the_file_of_a_python_kernel_is_found_behind_its_wrapper() -> None:
     found = description.builds(python_backend("mine", {"attention": own_kernel}).load())
     files = {b["module"]: b["file"] for b in found}
     assert files[__name__] == Path(__file__).name
-    assert files["spikingbrain_hal.testing"] == "testing.py"
+    assert files["spikingbrain_hal.backend.python"] == "python.py"
 
 
 def test_notes_of_other_files_are_empty() -> None:
@@ -269,7 +269,7 @@ def test_notes_of_other_files_are_empty() -> None:
 
 def test_a_whole_run_claims_its_level() -> None:
     count = len(OPERATORS)
-    assert str(claim(whole())) == f"L4, opset 1, {count} of {count} operators, no waivers"
+    assert str(claim(whole())) == f"L4, draft opset 1, {count} of {count} operators, no waivers"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_whole_run_claims_its_level() -> None:
 def test_a_claim_never_outruns_the_run(change: object, said: str) -> None:
     found = whole()
     change(found)  # type: ignore[operator]
-    assert str(claim(found)).startswith(f"{said}, opset 1, "), str(claim(found))
+    assert str(claim(found)).startswith(f"{said}, draft opset 1, "), str(claim(found))
 
 
 def test_the_denominator_is_the_operator_set() -> None:

@@ -65,7 +65,7 @@ def test_a_real_run_from_bundle_to_badge(tmp_path: Path) -> None:
     assert code == 0
     summary = ran.output[ran.output.index("operator ") : ran.output.index("json: ")]
     assert summary in shown
-    assert "claim: filtered run, quick profile: no level, opset 1, " in shown
+    assert "claim: filtered run, quick profile: no level, draft opset 1, " in shown
     assert sbhal("diff", out, out / "bundle.tar.gz")[0] == 0
     assert sbhal("badge", out, "--out", tmp_path / "badge")[0] == 0
     assert "filtered run, quick profile: no level" in (tmp_path / "badge/badge.svg").read_text()
@@ -88,7 +88,7 @@ def test_show_prints_what_was_broken_and_exits_as_the_run(tmp_path: Path) -> Non
         assert expected in shown, expected
     code, shown = sbhal("show", saved(tmp_path / "b.json", whole()))
     assert code == 0
-    assert "claim: L4, opset 1" in shown
+    assert "claim: L4, draft opset 1" in shown
 
 
 @pytest.mark.parametrize("command", [("show",), ("diff", "other.json"), ("badge",), ("matrix",), ("verify",)])
@@ -246,7 +246,7 @@ def test_a_factor_that_means_nothing_is_refused(factor: str, tmp_path: Path) -> 
 def test_a_badge_carries_the_whole_claim(tmp_path: Path) -> None:
     count = len(OPERATORS)
     assert sbhal("badge", saved(tmp_path / "a.json", whole()), "--out", tmp_path / "b")[0] == 0
-    message = f"L4, opset 1, {count} of {count} operators, no waivers"
+    message = f"L4, draft opset 1, {count} of {count} operators, no waivers"
     data = json.loads((tmp_path / "b/badge.json").read_text())
     assert data == {"schemaVersion": 1, "label": "sbhal conformance, toy", "message": message, "color": "green"}
     drawn = ElementTree.parse(tmp_path / "b/badge.svg").getroot()
@@ -300,7 +300,7 @@ def test_a_matrix_has_every_backend_operator_and_dtype(tmp_path: Path) -> None:
     assert "–" in new
     assert "1 broken" in new
     assert "simulated" in page
-    assert "L4, opset 1" in page
+    assert "L4, draft opset 1" in page
     assert not re.search(r"https?:|@import|url\(", page)
     assert "different operator sets" not in page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..verdict import levels
+from ..verdict.mustpass import is_frozen
 from ..verdict.record import Report
 
 
@@ -24,7 +25,8 @@ class Claim:
         s = self.standing
         level = "no level" if s.level is None else f"L{s.level}"
         waivers = f"{len(s.waivers) or 'no'} waiver{'s' * (len(s.waivers) != 1)}"
-        whole = f"{level}, opset {s.operator_set}, {len(s.operators)} of {s.of} operators, {waivers}"
+        opset = f"{'' if is_frozen(s.operator_set) else 'draft '}opset {s.operator_set}"
+        whole = f"{level}, {opset}, {len(s.operators)} of {s.of} operators, {waivers}"
         return f"{', '.join(self.provisos)}: {whole}" if self.provisos else whole
 
 

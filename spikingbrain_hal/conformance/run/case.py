@@ -64,7 +64,8 @@ def _level(spec: OpSpec, check: Check) -> int:
     return max(check.level, GRADIENTS if spec.forward else 0)
 
 
-def _items_of(spec: OpSpec, check: Check, profile: str) -> Iterator[Item]:
+def items_of(spec: OpSpec, check: Check, profile: str) -> Iterator[Item]:
+    """The items of one check of one operator."""
     dtypes = io_dtypes(spec) if check.every_dtype else io_dtypes(spec)[:1]
     fitting = [i for i, case in enumerate(spec.cases) if _fits(check, spec, case)]
     for i in fitting[: check.limit[profile]]:
@@ -127,7 +128,7 @@ class Selection:
             item
             for spec, check in checks
             if _level(spec, check) <= self.level
-            for item in _items_of(spec, check, profile)
+            for item in items_of(spec, check, profile)
             if self._matches(item)
         ]
 

@@ -1,7 +1,8 @@
-"""What an operator must pass to count: a list for each version of the operator set, frozen once it is released.
+"""What an operator must pass to count: a list for each version of the operator set, frozen with a release from 1.0 on.
 
-``python -m spikingbrain_hal.conformance.verdict.mustpass`` writes the list of the version in :data:`OPERATOR_SET` from
-the declarations, unless there is one; with ``--check`` it says whether the declarations still agree with it.
+Until a list is frozen the set is a draft, and its list is what the declarations give. The command
+``python -m spikingbrain_hal.conformance.verdict.mustpass`` freezes that of the version in :data:`OPERATOR_SET`; with
+``--check`` it says whether the declarations still agree with a frozen one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 OPERATOR_SET = 1
@@ -31,23 +31,25 @@ class MustPass:
 
     @staticmethod
     def load(version: int) -> MustPass:
-        """Reads the list of a version."""
-        text = files(__package__).joinpath(FOLDER, f"{version}.json").read_text(encoding="utf-8")
-        return MustPass({op: (entry["version"], entry["checks"]) for op, entry in json.loads(text).items()})
+        """The list of a version: the frozen one, or of a draft what the declarations give."""
+        if not is_frozen(version):
+            return MustPass.declared()
+        listed = json.loads(_file(version).read_text(encoding="utf-8"))
+        return MustPass({op: (entry["version"], entry["checks"]) for op, entry in listed.items()})
 
     @staticmethod
     def declared() -> MustPass:
         """The list that the declarations give: what the quick profile compares with the oracle."""
         from ...declare.registry import OPERATORS
         from ..checks import CHECKS
-        from ..run.case import plan
+        from ..run.case import items_of
         from .levels import FORWARD
 
         cases: dict[str, dict[str, dict[str, list[str]]]] = {op: {} for op in OPERATORS}
-        for item in plan("quick"):
-            if CHECKS[item.check].level == FORWARD:
-                check = f"{item.check}[{item.part}]" if item.part else item.check
-                cases[item.op].setdefault(check, {}).setdefault(item.case_id, []).append(item.dtype)
+        compared = [check for check in CHECKS.values() if check.level == FORWARD]
+        for item in (i for spec in OPERATORS.values() for check in compared for i in items_of(spec, check, "quick")):
+            name = f"{item.check}[{item.part}]" if item.part else item.check
+            cases[item.op].setdefault(name, {}).setdefault(item.case_id, []).append(item.dtype)
         return MustPass(
             {
                 op: (OPERATORS[op].version, {c: _by_dtypes(found) for c, found in checks.items()})
@@ -86,6 +88,15 @@ class MustPass:
         return found
 
 
+def _file(version: int) -> Path:
+    return Path(__file__).parent / FOLDER / f"{version}.json"
+
+
+def is_frozen(version: int) -> bool:
+    """Whether the list of a version is written down, for good."""
+    return _file(version).is_file()
+
+
 def _by_dtypes(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for case, dtypes in found.items():
@@ -94,25 +105,27 @@ def _by_dtypes(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes or checks the list of this version of the operator set; returns the exit code."""
+    """Freezes or checks the list of this version of the operator set; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m spikingbrain_hal.conformance.verdict.mustpass", description=__doc__
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when there is no list")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a frozen list does not agree")
     check = parser.parse_args(arguments).check
-    path = Path(__file__).parent / FOLDER / f"{OPERATOR_SET}.json"
+    path = _file(OPERATOR_SET)
     declared = MustPass.declared()
-    if not path.exists() and not check:
+    if not is_frozen(OPERATOR_SET):
+        if check:
+            print(f"operator set {OPERATOR_SET} is a draft: its list is what is declared")
+            return 0
         path.parent.mkdir(exist_ok=True)
         path.write_text(declared.text(), encoding="utf-8")
-        print(f"{FOLDER}/{path.name} written")
+        print(f"{FOLDER}/{path.name} written: operator set {OPERATOR_SET} is frozen with it")
         return 0
-    changed = MustPass.load(OPERATOR_SET).differences(declared) if path.exists() else ["there is no list"]
+    changed = MustPass.load(OPERATOR_SET).differences(declared)
     if changed:
         print(
-            f"the list of operator set {OPERATOR_SET} is frozen and the declared cases are others: raise OPERATOR_SET "
-            f"in spikingbrain_hal/conformance/verdict/mustpass.py to {OPERATOR_SET + 1} and run this command without "
-            f"--check (before a release: delete {FOLDER}/{path.name} and run it). What changed:"
+            f"operator set {OPERATOR_SET} is frozen and the declared cases are others: raise OPERATOR_SET in "
+            f"spikingbrain_hal/conformance/verdict/mustpass.py to {OPERATOR_SET + 1}, a draft. What changed:"
         )
         print(*changed, sep="\n")
     return int(bool(changed))
