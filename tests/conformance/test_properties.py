@@ -88,7 +88,7 @@ def test_backward_of_an_operator_without_one_is_refused(declared: OpSpec) -> Non
         {"choices": {"z": (1,)}},
         {"sizes": {"z": lambda known: (1,)}},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_misspelt_names_are_refused(declared: OpSpec, wrong: Mapping[str, Any]) -> None:
     (which,) = wrong
