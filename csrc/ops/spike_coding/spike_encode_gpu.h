@@ -5,6 +5,7 @@
 // beyond the team's registers is read again, from cache. Which thread adds which values depends on the width alone, so
 // rows give the same threshold wherever they lie.
 #pragma once
+#include "core/cascade.h"
 #include "gpu/lane.h"
 #include "gpu/pack.h"
 #include "spike_encode.h"
@@ -100,8 +101,10 @@ template <class Result, class T, bool aligned, int team> __global__ void __launc
   for (int k = 0; k < held; ++k) values[k] = row.load(member + k * team);
 #pragma unroll
   for (int k = 0; k < held; ++k) sum += sum_magnitudes(values[k]);
-  for (int64_t i = member + held * team; i < packs; i += team) sum += sum_magnitudes(row.load(i));
-  sum = team_sum<team>(sum);
+  Cascade<float> rest;
+  for (int64_t i = member + held * team, read = 1; i < packs; i += team, ++read)
+    rest.add(sum_magnitudes(row.load(i)), read);
+  sum = team_sum<team>(sum + rest.total());
 
   const float threshold = threshold_of<T>(rows.width > 0 ? sum / static_cast<float>(rows.width) : 0.0f, rule);
   if (thresholds && member == 0 && number < rows.count) thresholds[number] = threshold;
