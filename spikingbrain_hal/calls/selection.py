@@ -53,6 +53,15 @@ class Pinned(threading.local):
 
 
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Another thread may have held it at a fork, and is not there in the child to let it go."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 _found: dict[str, Found] = {}
 _loaded: dict[str, tuple[dict[str, Kernel], dict[str, str]]] = {}
 _chosen: dict[str, Active] = {}  # by device type, for where nobody has selected

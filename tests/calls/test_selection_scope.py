@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import subprocess
+import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -280,3 +283,26 @@ def test_a_warning_that_is_an_error_is_one_every_time(monkeypatch: pytest.Monkey
         for _ in range(2):
             with pytest.raises(UserWarning, match="runs as its PyTorch reference"):
                 ops.spike_quantize(torch.ones(1, 1))
+
+
+def test_a_fork_while_another_thread_selects_leaves_no_lock_behind() -> None:
+    script = """
+        import os, threading
+        from spikingbrain_hal.calls import selection
+
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            with selection._lock:
+                held.set()
+                done.wait()
+
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        child = os.fork()
+        if not child:
+            os._exit(len(selection.installed_backends()) == 0)
+        done.set()
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
