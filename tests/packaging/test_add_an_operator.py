@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from checkout import ROOT, Environment, copy_project, run
 
 GUIDE = ROOT / "docs/add-an-operator.md"
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@invalid")
+# One instruction set and one wavefront: all kernels are there, as rules of the layout want, and the cache has most.
+FEW = [
+    f"--config-settings={setting}"
+    for setting in (
+        "sbhal.backends=cpu;sim",
+        "cmake.define.SBHAL_CPU_ISAS=portable",
+        "cmake.define.SBHAL_SIM_WAVES=32",
+    )
+]
 GRADIENT = """
 import torch, spikingbrain_hal as hal
 hal.use_backend("cpu")
@@ -30,7 +40,7 @@ def written_files() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_guide_adds_an_operator(environment: Environment, tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project")
+    project = copy_project(tmp_path / "project", kernels="")
     run("git", "init", "-q", cwd=project)
     run("git", "add", "-A", cwd=project)
     run(*GIT, "commit", "-qm", "before", cwd=project)
@@ -45,12 +55,21 @@ def test_guide_adds_an_operator(environment: Environment, tmp_path: Path) -> Non
         "spikingbrain_hal/ops/neurons/leaky_sum.py",
     ]
 
-    environment.install(project, "--config-settings=sbhal.backends=cpu;sim", cwd=tmp_path)
+    environment.install("-e", project, *FEW, cwd=tmp_path)
     assert environment.evaluate(GRADIENT, tmp_path) == "[0.25, 0.5, 1.0]"
     for backend in ("cpu", "sim"):
         suite = (environment.folder / "bin/sbhal", "conformance", "--backend", backend, "--op", "leaky_sum")
         run(*suite, "--profile", "quick", "--out", backend, cwd=tmp_path, PYTHONSAFEPATH="1")
         assert "leaky_sum_backward" in (tmp_path / backend / "report.json").read_text()
+    _make(environment, project, "docs", "check")
+
+
+def _make(environment: Environment, project: Path, *targets: str) -> None:
+    """Runs targets as if the environment were the one that make has installed."""
+    for tool in ("ruff", "mypy", "clang-format"):
+        (environment.folder / "bin" / tool).symlink_to(Path(sysconfig.get_path("scripts"), tool))
+    installed = [f"--old-file={environment.folder}/{stamp}" for stamp in (".installed", ".dev")]
+    run("make", *targets, f"VENV={environment.folder}", *installed, cwd=project)
 
 
 def test_guide_is_formatted(tmp_path: Path) -> None:
