@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from spikingbrain_hal.conformance.run import runner
 from spikingbrain_hal.conformance.run.case import plan
+from spikingbrain_hal.conformance.run.child import Child, Gone
 from spikingbrain_hal.conformance.run.settings import Settings
 from spikingbrain_hal.conformance.verdict.record import Status
 from spikingbrain_hal.declare.registry import OPERATORS
@@ -31,6 +34,29 @@ def test_the_same_seed_gives_the_same_worst_errors() -> None:
     )
     assert first == again
     assert first != other
+
+
+def test_a_worker_that_dies_as_it_is_ready_costs_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [i for i in plan("quick", ["spike_expand"]) if i.check == "values"]
+    problems: list[str] = []
+    with runner.Run(Settings("cpu", jobs=1)) as running:
+        running.complain = problems.append
+        listen, killed = running._children.listen, []
+
+        def die_when_ready(seconds: float) -> list[tuple[Child, Any]]:
+            heard = listen(seconds)
+            for child, message in heard[:1]:
+                if message == ("ready", None) and not killed:
+                    killed.append(child)
+                    child.close()
+                    heard.append((child, Gone("it was killed")))
+            return heard
+
+        monkeypatch.setattr(running._children, "listen", die_when_ready)
+        running.finish(items)
+        assert [r.status for r in running.results(items, "")] == [Status.PASS] * len(items)
+    assert len(killed) == len(problems) == 1
+    assert "it was killed" in problems[0]
 
 
 def test_one_worker_describes_and_all_run() -> None:

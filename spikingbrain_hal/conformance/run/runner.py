@@ -106,7 +106,7 @@ class Run:
             busy = sum(bool(w.items or w.running) for w in self._workers)
             self._start(min(self.settings.jobs, len(self._batches) + busy))
             for worker, word, _ in self._listen():
-                if word == "ready":
+                if word == "ready" and worker in self._workers:  # it may have been lost by what came after
                     self._feed(worker)
 
     def results(self, items: Sequence[Item], otherwise: str) -> list[Record]:
