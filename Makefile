@@ -15,8 +15,7 @@ SANITIZE := $(OUT)/sanitize
 OLD_TRANSFORMERS := $(OUT)/transformers-4.55.0
 NEW_TRANSFORMERS := $(OUT)/transformers-5.24.0
 OLD_TORCH := $(OUT)/torch-2.6
-DISPATCH_TESTS := tests/calls/test_arguments.py tests/calls/test_dispatch.py tests/declare/test_spec.py \
-  $(wildcard tests/unit/test_native*.py tests/unit/test_selection*.py)
+DISPATCH_TESTS := tests/calls tests/declare tests/backend/test_native.py tests/backend/test_native_hostile.py
 TRANSFORMERS_TESTS := tests/models tests/compat/test_transformers_*.py
 SANITIZED = PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"

@@ -117,6 +117,7 @@ function(sbhal_choose_sources known suffix operators out)
       set(names ${known})
       list(FILTER names EXCLUDE REGEX "_backward${suffix}$")
       list(TRANSFORM names REPLACE ".*/(.*)${suffix}$" "\\1")
+      list(SORT names)
       sbhal_suggest("${name}" "${names}" suggestion)
       list(JOIN names ", " names)
       message(FATAL_ERROR "sbhal_use_shared_sources: there are no kernels of '${operator}'.${suggestion} "

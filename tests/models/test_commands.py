@@ -16,7 +16,7 @@ from spikingbrain_hal.calls.selection import register_backend, unregister_backen
 from spikingbrain_hal.cli.app import app
 from spikingbrain_hal.cli.inspect import State
 from spikingbrain_hal.nn import SpikeStatistics
-from spikingbrain_hal.ops.spike_coding import spike_encode
+from spikingbrain_hal.ops import spike_encode
 from spikingbrain_hal.testing import python_backend
 
 pytest.importorskip("transformers")

@@ -105,7 +105,7 @@ def test_values_set_later_are_checked_when_a_model_is_made(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path, CONFIG, random_tensors(CONFIG))
-    with pytest.raises(ValueError, match=f"^GLAswaConfig: .*{message}"):
+    with pytest.raises(ValueError, match=f"GLAswaConfig: .*{message}"):
         load(folder, **change)
 
 

@@ -1,4 +1,4 @@
-"""The filters of the pages in a real browser. Skipped without one, which SBHAL_REQUIRE_BROWSER=1 makes a failure."""
+"""The filters of the pages in a real browser. Skipped without one, which REQUIRE_BROWSER=1 makes a failure."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ DRIVER = """
 def drive(page: str, rows: str, steps: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """What a page shows at first and after each step: choices in its form, a click, an address."""
     if BROWSER is None:
-        if os.environ.get("SBHAL_REQUIRE_BROWSER"):
-            pytest.fail("SBHAL_REQUIRE_BROWSER is set, and there is no chromium")
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("REQUIRE_BROWSER is set, and there is no chromium")
         pytest.skip("there is no chromium: apt-get install chromium")
     driver = DRIVER % (json.dumps(steps).replace("</", "<\\/"), json.dumps(rows))
     file = folder / "page.html"
