@@ -1,5 +1,5 @@
 // lif_scan: one neuron after the other, each through all time steps. The operator's own header checks the arguments.
-#include "ops/lif_scan.h"
+#include "ops/neurons/lif_scan.h"
 
 #include <cmath>
 

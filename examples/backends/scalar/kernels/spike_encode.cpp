@@ -1,5 +1,5 @@
 // spike_encode: a threshold for each row, then the row as counts of it. The operator's own header has its plan.
-#include "ops/spike_encode.h"
+#include "ops/spike_coding/spike_encode.h"
 
 #include <cmath>
 
